@@ -1,0 +1,228 @@
+/**
+ * Addresses as people type them, as Deno takes them and as people read them, and one way to listen
+ * and one to connect for TCP, Unix domain sockets and TLS.
+ *
+ * @module
+ */
+import { lookup } from "node:dns/promises";
+import { BlockList, isIP } from "node:net";
+
+/** What was asked for cannot be meant: the program ends with 2. */
+export class UsageError extends Error {}
+
+/** Where a program listens or connects. The names are those of the common flags, files are PEM. */
+export type Endpoint = {
+  host: string; // a name or an IP address, IPv6 without brackets
+  port: number; // 0 to listen on a free one
+  unix?: string; // the path of a Unix domain socket in place of both
+  cert?: string; // to listen over TLS: a file with the certificate and its chain
+  key?: string; // and a file with the private key
+  backlog?: number; // how many connections the kernel keeps waiting; none: 511
+  tls?: boolean; // to connect over TLS, the server's certificate and name verified
+  ca?: string; // and a file with root certificates besides the usual ones
+  timeout?: number; // milliseconds to connect, TLS handshake included; none: no limit
+};
+
+/**
+ * Reads an address as people type it: `host:port`, `:port`, `[::1]:port`, `unix:/path`, and
+ * without a port where there is a `fallback` for it. No host means `127.0.0.1`.
+ *
+ * @throws {UsageError} if the text is none of these.
+ */
+export function parseAddress(text: string, fallback?: number): Deno.NetAddr | Deno.UnixAddr {
+  const path = /^unix:(.+)$/.exec(text)?.[1];
+  if (path) return { transport: "unix", path };
+  const [whole, v6, name, digits] = /^(?:\[(.*)\]|([^:[\]\s]*))(?::(\d+))?$/.exec(text) ?? [];
+  const port = digits === undefined ? fallback : Number(digits);
+  if (!whole || port === undefined || port > 65535 || v6 !== undefined && isIP(v6) !== 6) {
+    throw new UsageError(`${text} is not an address (host:port, [::1]:port or unix:/path)`);
+  }
+  return { transport: "tcp", hostname: v6 ?? (name || "127.0.0.1"), port };
+}
+
+/**
+ * An address as people read it and {@linkcode parseAddress} takes it: IPv6 in brackets, and IPv4
+ * that came in on an IPv6 socket (`::ffff:10.0.0.1`) as what it is.
+ */
+export function formatAddress(address: Deno.Addr): string {
+  // The client's end of a Unix socket has no name unless it bound one.
+  if ("path" in address) return `unix:${address.path || "(unnamed)"}`;
+  if (!("hostname" in address)) return address.transport;
+  const host = unmap(address.hostname);
+  return `${host.includes(":") ? `[${host}]` : host}:${address.port}`;
+}
+
+/**
+ * Reads an access list: IP addresses and CIDR blocks such as `10.0.0.0/8`.
+ *
+ * @throws {UsageError} naming the entry that is neither.
+ */
+export function parseAccessList(entries: string[]): BlockList {
+  const list = new BlockList();
+  for (const entry of entries) {
+    const [address, bits, more] = entry.split("/");
+    const [family, width] = isIP(address) === 6 ? ["ipv6", 128] as const : ["ipv4", 32] as const;
+    const prefix = Number(/^\d+$/.test(bits ?? `${width}`) ? bits ?? width : NaN);
+    if (!isIP(address) || !(prefix <= width) || more !== undefined) {
+      throw new UsageError(`${entry} is not a CIDR block (10.0.0.0/8, 192.168.1.7, fd00::/8)`);
+    }
+    list.addSubnet(address, prefix, family);
+  }
+  return list;
+}
+
+/** Whether the list has the address. File permissions guard a Unix socket: it always passes. */
+export function isAllowed(list: BlockList, address: Deno.Addr): boolean {
+  if (!("hostname" in address)) return true;
+  const host = unmap(address.hostname);
+  return list.check(host, isIP(host) === 6 ? "ipv6" : "ipv4");
+}
+
+function unmap(hostname: string): string {
+  return hostname.replace(/^::ffff:(?=\d+\.)/, "");
+}
+
+/**
+ * Listens for connections, over TLS if there is a `cert`.
+ *
+ * @throws {UsageError} if the options do not go together; else the error of the system or of the
+ * certificate, {@linkcode named} after the address or the file.
+ */
+export async function listen(endpoint: Endpoint): Promise<Deno.Listener> {
+  const { host: hostname, port, unix: path, cert, key, backlog: tcpBacklog } = endpoint;
+  if (!cert !== !key) throw new UsageError("--cert and --key go together");
+  if (path && cert) throw new UsageError("--unix and --cert do not go together");
+  const tls = cert && key ? { cert: await readPem(cert), key: await readPem(key) } : undefined;
+  if (path) await removeStale(path);
+  try {
+    if (path) return Deno.listen({ transport: "unix", path });
+    if (tls) return Deno.listenTls({ hostname, port, tcpBacklog, ...tls });
+    return Deno.listen({ hostname, port, tcpBacklog });
+  } catch (error) {
+    throw named(formatEndpoint(endpoint) + (cert ? ` with ${cert} and ${key}` : ""), error);
+  }
+}
+
+/**
+ * Binds a datagram socket: UDP, or with `unix` a Unix domain socket of whole datagrams.
+ *
+ * @throws the system's error, {@linkcode named} after the address.
+ */
+export async function listenDatagrams(endpoint: Endpoint): Promise<Deno.DatagramConn> {
+  const { host: hostname, port, unix: path } = endpoint;
+  if (path) await removeStale(path);
+  try {
+    if (path) return Deno.listenDatagram({ transport: "unixpacket", path });
+    return Deno.listenDatagram({ transport: "udp", hostname, port });
+  } catch (error) {
+    throw named(formatEndpoint(endpoint), error);
+  }
+}
+
+/**
+ * Binds a datagram socket to talk to one server from, and finds the server's address: what comes
+ * from any other is not its answer. A Unix socket needs a name of its own to be answered at; it is
+ * the server's with the process's number behind it.
+ *
+ * @throws the system's error, {@linkcode named} after the address.
+ */
+export async function connectDatagrams(
+  endpoint: Endpoint,
+): Promise<{ socket: Deno.DatagramConn; server: Deno.Addr }> {
+  const { host, port, unix: path } = endpoint;
+  if (path) {
+    const socket = await listenDatagrams({ ...endpoint, unix: `${path}.${Deno.pid}` });
+    return { socket, server: { transport: "unixpacket", path } };
+  }
+  const { address: hostname } = await lookup(host).catch((error) => {
+    if (error.code !== "EPERM") throw named(formatEndpoint(endpoint), error);
+    throw new Deno.errors.NotCapable(`Requires net access to "${host}", run with --allow-net`);
+  });
+  const loopback = /^127\.|^::1$/.test(hostname)
+    ? hostname
+    : isIP(hostname) === 6
+    ? "::"
+    : "0.0.0.0";
+  const socket = await listenDatagrams({ host: loopback, port: 0 });
+  return { socket, server: { transport: "udp", hostname, port } };
+}
+
+/** Closes a datagram socket, and removes a Unix one's file, which Deno leaves. */
+export async function closeDatagrams(socket: Deno.DatagramConn): Promise<void> {
+  socket.close();
+  if (socket.addr.transport === "unixpacket") await Deno.remove(socket.addr.path);
+}
+
+/** Removes the socket file of a server that was killed: nobody could bind its name again. */
+async function removeStale(path: string): Promise<void> {
+  try {
+    (await Deno.connect({ transport: "unix", path })).close();
+  } catch (error) {
+    // A socket that is in use for datagrams says "wrong type", a file that is no socket refuses.
+    const refused = error instanceof Deno.errors.ConnectionRefused;
+    if (refused && (await Deno.lstat(path)).isSocket) await Deno.remove(path);
+  }
+}
+
+/**
+ * Connects; with `tls` the handshake is done when it returns.
+ *
+ * @throws {UsageError} if the options do not go together, {@linkcode Deno.errors.TimedOut} after
+ * `timeout`; else the error of the system or of TLS, {@linkcode named} after the address.
+ */
+export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
+  const { host: hostname, port, unix: path, tls, ca, timeout } = endpoint;
+  if (ca && !tls) throw new UsageError("--ca needs --tls");
+  if (path && tls) throw new UsageError("--unix and --tls do not go together");
+  const caCerts = ca ? [await readPem(ca)] : [];
+  const attempt = new AbortController();
+  let conn: Deno.Conn | undefined;
+  const timer = timeout && setTimeout(() => {
+    attempt.abort();
+    conn?.close();
+  }, timeout);
+  try {
+    if (path) return await Deno.connect({ transport: "unix", path });
+    const tcp = conn = await Deno.connect({ hostname, port, signal: attempt.signal });
+    tcp.setNoDelay();
+    if (!tls) return tcp;
+    const secure = conn = await Deno.startTls(tcp, { hostname, caCerts });
+    await secure.handshake();
+    return secure;
+  } catch (error) {
+    if (!attempt.signal.aborted) conn?.close();
+    const late = new Deno.errors.TimedOut(`no connection within ${(timeout ?? 0) / 1000} s`);
+    throw named(formatEndpoint(endpoint), attempt.signal.aborted ? late : error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function readPem(path: string): Promise<string> {
+  return await Deno.readTextFile(path).catch((error) => {
+    throw named(path, error);
+  });
+}
+
+/** The endpoint's address as people read it. */
+export function formatEndpoint({ host: hostname, port, unix: path }: Endpoint): string {
+  return formatAddress(
+    path ? { transport: "unix", path } : { transport: "tcp", hostname, port },
+  );
+}
+
+/** What went wrong, as people read it: one line without the system's number for it. */
+export function reason(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
+  const [line] = message.replace(/ \(os error \d+\).*/s, "").split("\n");
+  return /^[A-Z][a-z]/.test(line) ? line[0].toLowerCase() + line.slice(1) : line;
+}
+
+/** The error, of the same class, its message now `where` it happened and the {@linkcode reason}. */
+export function named(where: string, error: unknown): Error {
+  const named = error instanceof Error ? error : new Error(String(error));
+  // A missing permission names its address already, and the flag that grants it.
+  if (!(named instanceof Deno.errors.NotCapable)) named.message = `${where}: ${reason(named)}`;
+  return named;
+}

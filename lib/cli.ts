@@ -1,0 +1,279 @@
+/**
+ * The command line that all scripts share: flags and `--help`, exit codes and one-line errors,
+ * Ctrl-C, lines from the terminal, the progress bar.
+ *
+ * @module
+ */
+import * as process from "node:process";
+import * as readline from "node:readline";
+import { parseArgs } from "@std/cli/parse-args";
+import { format } from "@std/fmt/bytes";
+import { type Endpoint, parseAccessList, reason, UsageError } from "./address.ts";
+import { escape, type FramedConnOptions } from "./framing.ts";
+import type { ServeOptions } from "./server.ts";
+
+/** A flag: `--max-connections` for the key `maxConnections`. */
+export type Flag<T> = {
+  argument?: string; // what the help calls its argument; none: it is given or not
+  help: string;
+  short?: string;
+  parse: (given: string[]) => T; // the value of its arguments in order; of none the default
+};
+
+/** Flags for the values of `V`. */
+export type Flags<V> = { [K in keyof V]-?: Flag<V[K]> };
+
+/** A program as its `--help` shows it. */
+export type Program<V> = {
+  name: string; // the script's, without `.ts`; it starts each line that the program says
+  about: string;
+  usage?: string; // its arguments: `PATH` must be given, `[NAME]` may
+  permissions: string; // Deno's flags for the least it runs with
+  flags: Flags<V>;
+};
+
+/** A flag with an argument; `fallback`, as somebody would type it, is its default. */
+export function flag<T>(
+  argument: string,
+  help: string,
+  parse: (text: string) => T,
+  fallback: string,
+): Flag<T> {
+  const parseLast = (given: string[]) => parse(given.at(-1) ?? fallback);
+  return { argument, help: `${help} (${fallback})`, parse: parseLast };
+}
+
+/** A flag with an argument and no default. */
+export function optional(argument: string, help: string): Flag<string | undefined> {
+  return { argument, help, parse: (given) => given.at(-1) };
+}
+
+/** A flag without an argument. */
+export function toggle(help: string): Flag<boolean> {
+  return { help, parse: (given) => given.length > 0 };
+}
+
+/** Makes a reader of numbers from `min` to `max`, `whole` ones unless told otherwise. */
+export function number(min: number, max: number, whole = true): (text: string) => number {
+  return (text) => {
+    const n = /^\d*\.?\d+$/.test(text) ? Number(text) : NaN;
+    if (n >= min && n <= max && (!whole || Number.isInteger(n))) return n;
+    throw new UsageError(`${text} is not a ${whole ? "whole " : ""}number from ${min} to ${max}`);
+  };
+}
+
+/** Makes a reader of one of some words. */
+export function oneOf<W extends string>(...words: W[]): (text: string) => W {
+  return (text) => {
+    const word = words.find((word) => word === text);
+    if (word) return word;
+    throw new UsageError(`${text} is none of ${words.join(", ")}`);
+  };
+}
+
+/** Reads seconds and returns milliseconds, of which a timer takes at most 2^31. */
+export function seconds(text: string): number {
+  return number(0.001, 2e6, false)(text) * 1000;
+}
+
+const port = (help: string, port: number) => ({
+  ...flag("N", help, number(0, 65535), `${port}`),
+  short: "p",
+});
+const unix = optional("PATH", "a Unix domain socket instead");
+const trace = toggle("print both directions of the wire on stderr");
+
+/** The flags of every TCP server. */
+export function serverFlags(
+  defaultPort: number,
+): Flags<
+  Pick<Endpoint, "host" | "port" | "unix" | "cert" | "key"> & Omit<ServeOptions, "name" | "signal">
+> {
+  return {
+    host: flag("H", "address to bind", String, "127.0.0.1"),
+    port: port("port to bind, 0 for a free one", defaultPort),
+    unix,
+    cert: optional("FILE", "TLS from the first byte, with this certificate (PEM)"),
+    key: optional("FILE", "and its private key (PEM)"),
+    maxConnections: flag("N", "serve so many at once", number(1, 1e6), "1000"),
+    idleTimeout: flag("S", "close what is silent for so many seconds", seconds, "300"),
+    allowFrom: {
+      argument: "CIDR",
+      help: "serve these addresses only; may be repeated (everyone)",
+      parse: (given) => given.length > 0 ? parseAccessList(given) : undefined,
+    },
+    trace,
+  };
+}
+
+/** The flags of every TCP client. */
+export function clientFlags(
+  serverPort: number,
+): Flags<Pick<Endpoint, "host" | "port" | "unix" | "tls" | "ca"> & Required<FramedConnOptions>> {
+  return {
+    host: flag("H", "the server's name or address", String, "127.0.0.1"),
+    port: port("the server's port", serverPort),
+    unix,
+    tls: toggle("TLS from the first byte, the server verified"),
+    ca: optional("FILE", "trust these root certificates too (PEM)"),
+    timeout: flag("S", "seconds for the connection and each reply", seconds, "10"),
+    trace,
+  };
+}
+
+/**
+ * Runs a program, which ends with what `run` returns or 0; with 2 if the command line is wrong, or
+ * 1 if it failed, and one line of why.
+ */
+export async function main<V>(
+  program: Program<V>,
+  run: (flags: V & { name: string }, ...args: string[]) => Promise<number | void>,
+): Promise<never> {
+  try {
+    const given = parse(program, Deno.args);
+    if (!given) console.log(help(program));
+    Deno.exit(given ? await run(...given) ?? 0 : 0);
+  } catch (error) {
+    const usage = error instanceof UsageError;
+    const line = `${program.name}: ${printable(reason(error))}`;
+    console.error(usage ? `${line} (--help tells more)` : line);
+    Deno.exit(usage ? 2 : 1);
+  }
+}
+
+/**
+ * Reads a command line into flags and arguments; undefined if it asks for help.
+ *
+ * @throws {UsageError} naming the flag or argument that is wrong.
+ */
+export function parse<V>(
+  program: Program<V>,
+  line: string[],
+): [flags: V & { name: string }, ...args: string[]] | undefined {
+  const flags = Object.entries<Flag<unknown>>(program.flags)
+    .map(([key, flag]) => ({ ...flag, key, name: kebab(key) }));
+  const given = parseArgs(line, {
+    string: ["_", ...flags.filter((flag) => flag.argument).map((flag) => flag.name)],
+    boolean: ["help", ...flags.filter((flag) => !flag.argument).map((flag) => flag.name)],
+    collect: flags.map((flag) => flag.name),
+    alias: { help: "h", port: "p" },
+    unknown: (text, key) => {
+      if (key === undefined) return;
+      const late = /^(allow|deny)-|^A$/.test(key);
+      throw new UsageError(
+        `unknown flag ${text}${late ? ", Deno's own come before the script" : ""}`,
+      );
+    },
+  });
+  if (given.help) return undefined;
+  const values: Record<string, unknown> = { name: program.name };
+  for (const { key, name, argument, parse } of flags) {
+    const texts = given[name] as string[];
+    try {
+      if (argument && texts.includes("")) throw new UsageError(`${argument} is missing`);
+      values[key] = parse(texts);
+    } catch (error) {
+      throw new UsageError(`--${name}: ${reason(error)}`);
+    }
+  }
+  const wanted = program.usage?.split(" ") ?? [];
+  const [extra, absent] = [given._[wanted.length], wanted[given._.length]];
+  if (extra !== undefined) throw new UsageError(`unexpected argument ${extra}`);
+  if (absent && !absent.startsWith("[")) throw new UsageError(`${absent} is missing`);
+  return [values as V & { name: string }, ...given._];
+}
+
+function help<V>({ name, about, usage, permissions, flags }: Program<V>): string {
+  const rows = Object.entries<Flag<unknown>>({ ...flags, help: toggle("this text") })
+    .map(([key, { argument = "", help }]) =>
+      `  ${`--${kebab(key)} ${argument}`.padEnd(22)}${help}`
+    );
+  const command = ["deno run", permissions, `scripts/${name}.ts`, "[flags]", usage].join(" ");
+  return [
+    `${command.trimEnd()}\n\n${about}\n`,
+    ...rows,
+    "",
+    "-p is --port, -h is --help. Files and Unix sockets need --allow-read, Unix sockets --allow-write.",
+  ].join("\n");
+}
+
+function kebab(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+const stopping = new AbortController();
+
+/** Aborted by the first Ctrl-C or SIGTERM from now on; the second ends the process at once. */
+export function stopSignal(): AbortSignal {
+  Deno.addSignalListener("SIGINT", interrupt);
+  Deno.addSignalListener("SIGTERM", interrupt);
+  return stopping.signal;
+}
+
+function interrupt(): void {
+  if (stopping.signal.aborted) Deno.exit(130); // as a shell has it: 128 and SIGINT's number
+  stopping.abort();
+}
+
+/** Text from the network, safe to print: control and direction characters as escapes. */
+export function printable(text: string): string {
+  return escape(text, /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu);
+}
+
+/**
+ * Lines from stdin: typed at a prompt, with editing and history, while what is printed meanwhile
+ * appears above the line being typed; or a pipe's, without a prompt.
+ */
+export class Terminal {
+  /** Whether somebody types. */
+  readonly interactive: boolean = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
+  readonly #editor = readline.createInterface({
+    input: process.stdin,
+    output: process.stdout,
+    terminal: this.interactive,
+  }).on("SIGINT", interrupt); // in raw mode Ctrl-C is a character
+  readonly #lines = this.#editor[Symbol.asyncIterator]();
+  #asking = false;
+
+  /** The next line, or null at the end (Ctrl-D). */
+  async readLine(prompt: string): Promise<string | null> {
+    this.#asking = this.interactive;
+    this.#editor.setPrompt(prompt);
+    if (this.#asking) this.#editor.prompt();
+    const { value, done } = await this.#lines.next();
+    this.#asking = false;
+    return done ? null : value;
+  }
+
+  /** Prints a line. */
+  print(line: string): void {
+    if (!this.#asking) return console.log(line);
+    readline.moveCursor(process.stdout, 0, -this.#editor.getCursorPos().rows);
+    readline.cursorTo(process.stdout, 0);
+    readline.clearScreenDown(process.stdout);
+    console.log(line);
+    this.#editor.prompt(true);
+  }
+
+  /** Gives the terminal back, on a new line. */
+  close(): void {
+    if (this.#asking) console.log();
+    this.#editor.close();
+  }
+}
+
+/** Draws on stderr, if a terminal, how much of `total` bytes is done; the first call starts it. */
+export function progressBar(total: number): (done: number) => void {
+  let [start, base, drawn] = [NaN, 0, -Infinity];
+  return (done) => {
+    const now = performance.now();
+    if (Number.isNaN(start)) [start, base] = [now, done];
+    if (!Deno.stderr.isTerminal() || now < drawn + 100 && done < total) return;
+    drawn = now;
+    const rate = (done - base) / Math.max(1, now - start) * 1000;
+    const bar = "█".repeat(total ? Math.floor(20 * done / total) : 20).padEnd(20, "░");
+    const left = rate > 0 ? `${Math.ceil((total - done) / rate)} s left` : "";
+    const line = `${bar} ${format(done)} of ${format(total)}  ${format(rate)}/s  ${left}`;
+    Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${line}${done < total ? "" : "\n"}`));
+  };
+}

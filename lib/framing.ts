@@ -1,0 +1,369 @@
+/**
+ * A connection that is read in messages and not in whatever pieces the network delivers: what
+ * Python's `makefile`, `rfile` and `wfile` are for.
+ *
+ * @module
+ */
+import { concat } from "@std/bytes/concat";
+import { deadline } from "@std/async/deadline";
+import { closeDatagrams, connectDatagrams, type Endpoint, formatAddress } from "./address.ts";
+
+/** Octets of the first read buffer, which is most of what an idle connection costs. */
+const FIRST_BUFFER = 1024;
+/** Octets up to which the buffer doubles for a peer that fills it, and which it keeps when empty. */
+const BULK_BUFFER = 64 * 1024;
+/** Milliseconds without a further octet that {@linkcode FramedConn.readMessage} takes for an end. */
+const QUIET = 50;
+const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
+
+const encoder = new TextEncoder();
+const CRLF = encoder.encode("\r\n");
+// A byte order mark is data like any other here.
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/** The peer sent more than a line, a block or a message may have. */
+export class LimitError extends Error {}
+
+/** How a {@linkcode FramedConn} behaves. */
+export type FramedConnOptions = {
+  timeout?: number; // milliseconds for each read and write, past which it closes; none: no limit
+  trace?: boolean; // print both directions of the wire on stderr
+};
+
+/**
+ * A connection with a bounded buffer on its reading side. At most one read and one write may be
+ * under way. Every method throws the system's error, or {@linkcode Deno.errors.TimedOut} after
+ * `timeout`. Those that read a whole throw {@linkcode Deno.errors.UnexpectedEof} if the peer ends
+ * in the middle of it, and those that take a `max`, in octets, a {@linkcode LimitError} past it.
+ */
+export class FramedConn {
+  /** Octets received. */
+  bytesRead = 0;
+  /** Octets sent. */
+  bytesWritten = 0;
+  /** When an octet last went either way, by `performance.now()`. */
+  lastActive: number = performance.now();
+  #buffer = new Uint8Array(0);
+  #start = 0;
+  #end = 0;
+  #pending?: Promise<boolean>;
+  #ended = false;
+  #failure?: unknown;
+  #closed = false;
+
+  /** Takes over `conn`. */
+  constructor(readonly conn: Deno.Conn, readonly options: FramedConnOptions = {}) {}
+
+  /** The other side's address, as people read it. */
+  get peer(): string {
+    return formatAddress(this.conn.remoteAddr);
+  }
+
+  /** The next line as UTF-8 without its CRLF or LF, which count for `max`; null at the end. */
+  async readLine(max = 8192): Promise<string | null> {
+    if (this.#size === 0 && !await this.#fill()) return null;
+    for (let searched = 0;; await this.#need()) {
+      const length = this.#through(LF, searched);
+      if ((length || this.#size) > max) throw new LimitError(`line of more than ${max} bytes`);
+      if (length) return decoder.decode(withoutLineEnd(this.#take(length)));
+      searched = this.#size;
+    }
+  }
+
+  /**
+   * The next message, as UTF-8, of a peer that may not mark where it ends; null at the end. A
+   * message ends with a line, with the peer, or when octets came and for 50 ms no more follow.
+   *
+   * The tutorials' programs send a message without a mark and take what one `recv` returns for
+   * one message. That holds while messages are short, rare and from the same machine. On a real
+   * network one message arrives in pieces, two arrive as one, and a pause in the middle of one
+   * looks like its end: this clock only guesses better than one `recv`. A protocol of your own
+   * needs a delimiter ({@linkcode readLine}) or a length ({@linkcode readBlock}).
+   */
+  async readMessage(max = 65536): Promise<string | null> {
+    let more = this.#size > 0 || await this.#fill();
+    while (more && this.#size <= max && !this.#through(LF)) more = await this.#fillSoon();
+    if (this.#size === 0) return null;
+    const length = this.#through(LF) || this.#size;
+    if (length > max) throw new LimitError(`message of more than ${max} bytes`);
+    return decoder.decode(withoutLineEnd(this.#take(length)));
+  }
+
+  /** Exactly `n` octets. */
+  async readExactly(n: number): Promise<Uint8Array<ArrayBuffer>> {
+    while (this.#size < n) await this.#need();
+    return this.#take(n).slice();
+  }
+
+  /** The next block, a length of four octets in network order and then the block; null at the end. */
+  async readBlock(max = 1024 * 1024): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (this.#size === 0 && !await this.#fill()) return null;
+    const length = new DataView((await this.readExactly(4)).buffer).getUint32(0);
+    if (length > max) throw new LimitError(`block of ${length} bytes, more than ${max}`);
+    return await this.readExactly(length);
+  }
+
+  /**
+   * The lines before the one that is a single dot, their stuffed dots removed (RFC 5321 section
+   * 4.5.2). Only CRLF, dot, CRLF ends them: were a bare LF to count as well, one server would see
+   * two messages where another sees one. Past `max` it reads on to the dot before it throws, so
+   * that the conversation can go on.
+   */
+  async readDotLines(max: number): Promise<Uint8Array<ArrayBuffer>> {
+    const lines: Uint8Array[] = [];
+    let size = 0;
+    let last = LF;
+    let atStart = true;
+    for (;;) {
+      // A line is not waited for beyond the buffer's first size: a long one comes in pieces.
+      const length = this.#through(LF) || (this.#size >= FIRST_BUFFER ? this.#size : 0);
+      if (length === 0) {
+        await this.#need();
+        continue;
+      }
+      const piece = this.#take(length);
+      const stuffed = Number(atStart && piece[0] === DOT);
+      if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
+      atStart = piece[length - 1] === LF && (length > 1 ? piece[length - 2] : last) === CR;
+      last = piece[length - 1];
+      size += length - stuffed;
+      if (size <= max) lines.push(piece.slice(stuffed));
+      else lines.length = 0;
+    }
+    if (size > max) throw new LimitError(`message of more than ${max} bytes`);
+    return concat(lines);
+  }
+
+  /** What comes next, up to `max` octets, valid until the next read; null at the end: `recv(max)`. */
+  async readSome(max = Infinity): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (this.#size === 0 && !await this.#fill()) return null;
+    return this.#take(Math.min(max, this.#size));
+  }
+
+  /** Everything up to the end. */
+  async readToEnd(max: number): Promise<Uint8Array<ArrayBuffer>> {
+    while (this.#size <= max && await this.#fill());
+    if (this.#size > max) throw new LimitError(`answer of more than ${max} bytes`);
+    return this.#take(this.#size).slice();
+  }
+
+  /** Sends all of `data`, a string as UTF-8, in as many writes as it takes: `sendall`. */
+  async writeAll(data: Uint8Array | string): Promise<void> {
+    let rest = typeof data === "string" ? encoder.encode(data) : data;
+    while (rest.length > 0) {
+      const n = await this.#bounded(this.conn.write(rest));
+      this.bytesWritten += n;
+      this.#passed(">", rest.subarray(0, n));
+      rest = rest.subarray(n);
+    }
+  }
+
+  /** Sends a line and CRLF. Throws a TypeError if `line` has either: it would be two. */
+  async writeLine(line: string): Promise<void> {
+    if (/[\r\n]/.test(line)) throw new TypeError("a line cannot hold a CR or LF");
+    await this.writeAll(line + "\r\n");
+  }
+
+  /** Sends a block as {@linkcode readBlock} reads it. */
+  async writeBlock(data: Uint8Array): Promise<void> {
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, data.length);
+    await this.writeAll(concat([length, data]));
+  }
+
+  /** Sends lines, their ends (LF or CRLF) made CRLF and their dots stuffed, and the dot. */
+  async writeDotLines(data: Uint8Array): Promise<void> {
+    const pieces: Uint8Array[] = [];
+    for (let rest = data; rest.length > 0;) {
+      const line = rest.subarray(0, rest.indexOf(LF) + 1 || rest.length);
+      if (line[0] === DOT) pieces.push(line.subarray(0, 1));
+      pieces.push(withoutLineEnd(line), CRLF);
+      rest = rest.subarray(line.length);
+    }
+    await this.writeAll(concat([...pieces, encoder.encode(".\r\n")]));
+  }
+
+  /**
+   * Ends the sending side (a half-close), then throws away what the peer still sends, into
+   * `scratch`. Closed with octets unread, the connection would be reset, and with it an answer
+   * lost that the peer has not read yet.
+   */
+  async finish(scratch: Uint8Array): Promise<void> {
+    await this.conn.closeWrite();
+    await this.#pending;
+    while (await this.conn.read(scratch) !== null);
+  }
+
+  /** Closes the connection. What is under way, and all that comes later, throws `why`. */
+  close(why: Error = new Deno.errors.BadResource("connection closed")): void {
+    this.#failure ??= why;
+    if (!this.#closed) this.conn.close();
+    this.#closed = true;
+  }
+
+  /** Closes the connection when the block of its `using` ends. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  get #size(): number {
+    return this.#end - this.#start;
+  }
+
+  /** How many buffered octets there are up to and with the first `octet`, or 0. */
+  #through(octet: number, from = 0): number {
+    const at = this.#buffer.subarray(0, this.#end).indexOf(octet, this.#start + from);
+    return at < 0 ? 0 : at + 1 - this.#start;
+  }
+
+  #take(n: number): Uint8Array<ArrayBuffer> {
+    return this.#buffer.subarray(this.#start, this.#start += n);
+  }
+
+  async #need(): Promise<void> {
+    if (await this.#fill()) return;
+    throw new Deno.errors.UnexpectedEof("connection ended in the middle of a message");
+  }
+
+  /** Reads once; false at the end. */
+  async #fill(): Promise<boolean> {
+    return await this.#bounded(this.#pending ??= this.#read());
+  }
+
+  /** Reads once unless nothing comes soon; false then or at the end. */
+  async #fillSoon(): Promise<boolean> {
+    const quiet = Promise.withResolvers<boolean>();
+    const timer = setTimeout(() => quiet.resolve(false), QUIET);
+    const read = this.#pending ??= this.#read();
+    // Left under way, it is taken up by the next read, as is its failure.
+    read.catch(() => {});
+    return await Promise.race([read, quiet.promise]).finally(() => clearTimeout(timer));
+  }
+
+  async #read(): Promise<boolean> {
+    try {
+      if (this.#failure) throw this.#failure;
+      if (this.#ended) return false;
+      this.#makeRoom();
+      const n = await this.conn.read(this.#buffer.subarray(this.#end));
+      this.#ended = n === null;
+      if (n === null) return false;
+      this.bytesRead += n;
+      this.#passed("<", this.#buffer.subarray(this.#end, this.#end += n));
+      return true;
+    } catch (error) {
+      // Kept, as the system tells of a reset once and after that of an orderly end.
+      throw this.#failure ??= error;
+    } finally {
+      this.#pending = undefined;
+    }
+  }
+
+  #makeRoom(): void {
+    const { length } = this.#buffer;
+    const full = this.#end === length;
+    if (this.#size === 0) {
+      if (length === 0 || length > BULK_BUFFER) this.#buffer = new Uint8Array(FIRST_BUFFER);
+      else if (full && length < BULK_BUFFER) this.#buffer = new Uint8Array(2 * length);
+      this.#start = this.#end = 0;
+    } else if (full) {
+      const target = this.#start > 0 ? this.#buffer : new Uint8Array(2 * length);
+      target.set(this.#buffer.subarray(this.#start));
+      this.#buffer = target;
+      this.#end -= this.#start;
+      this.#start = 0;
+    }
+  }
+
+  async #bounded<T>(operation: Promise<T>): Promise<T> {
+    const { timeout } = this.options;
+    const timer = timeout && setTimeout(() => {
+      this.close(new Deno.errors.TimedOut(`no answer within ${timeout / 1000} s`));
+    }, timeout);
+    try {
+      return await operation;
+    } catch (error) {
+      throw this.#failure ??= error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #passed(direction: "<" | ">", octets: Uint8Array): void {
+    this.lastActive = performance.now();
+    if (this.options.trace) trace(direction, this.peer, octets);
+  }
+}
+
+/**
+ * Sends a datagram and returns the first that comes back from where it went. As either may be
+ * lost, it is sent again after 0.5 s, 1 s, 2 s and so on, of which `again` is told; not so with
+ * `retry` false.
+ *
+ * @throws {Deno.errors.TimedOut} after the endpoint's `timeout`.
+ */
+export async function askDatagram(
+  endpoint: Endpoint & FramedConnOptions,
+  question: Uint8Array,
+  { retry = true, again = (_milliseconds: number) => {} } = {},
+): Promise<Uint8Array> {
+  const { socket, server } = await connectDatagrams(endpoint);
+  const name = formatAddress(server);
+  const timeout = endpoint.timeout ?? 10_000;
+  const began = performance.now();
+  try {
+    let answer: Promise<Uint8Array> | undefined;
+    for (let tries = 1, wait = retry ? 500 : timeout;; tries++, wait *= 2) {
+      if (endpoint.trace) trace(">", name, question);
+      await socket.send(question, server);
+      const left = Math.max(0, timeout - (performance.now() - began));
+      try {
+        // Only now, as Deno cannot send on a Unix socket while it receives.
+        answer ??= receiveFrom(socket, name, endpoint.trace);
+        return await deadline(answer, Math.min(wait, left));
+      } catch (error) {
+        if (!(error instanceof DOMException)) throw error;
+        const line = `${name}: no answer to ${tries} datagrams in ${timeout / 1000} s`;
+        if (wait >= left) throw new Deno.errors.TimedOut(line);
+        again(wait);
+      }
+    }
+  } finally {
+    await closeDatagrams(socket);
+  }
+}
+
+async function receiveFrom(
+  socket: Deno.DatagramConn,
+  peer: string,
+  tracing = false,
+): Promise<Uint8Array> {
+  for (;;) {
+    const [data, from] = await socket.receive(new Uint8Array(65536));
+    if (tracing) trace("<", formatAddress(from), data);
+    if (formatAddress(from) === peer) return data;
+  }
+}
+
+/** Prints octets of the wire on stderr, a line of theirs on a line, and at most 1024 of them. */
+export function trace(direction: "<" | ">", peer: string, octets: Uint8Array): void {
+  const text = String.fromCharCode(...octets.subarray(0, 1024));
+  const rest = octets.length > 1024 ? [`... ${octets.length - 1024} bytes more`] : [];
+  for (const line of [...text.match(/[^\n]*\n|[^\n]+/g) ?? [""], ...rest]) {
+    console.error(`${direction} ${peer} ${escape(line, /[^ -~]/g)}`);
+  }
+}
+
+/** The text with what `unprintable` matches as escapes: `\n`, `\x1b`, `\u202e`. */
+export function escape(text: string, unprintable: RegExp): string {
+  return text.replace(unprintable, (character) => {
+    const code = character.charCodeAt(0).toString(16);
+    if (code.length > 2) return `\\u${code.padStart(4, "0")}`;
+    return { "\t": "\\t", "\n": "\\n", "\r": "\\r" }[character] ?? `\\x${code.padStart(2, "0")}`;
+  });
+}
+
+function withoutLineEnd(line: Uint8Array): Uint8Array {
+  if (line.at(-1) !== LF) return line;
+  return line.subarray(0, line.at(-2) === CR ? -2 : -1);
+}

@@ -1,0 +1,178 @@
+/**
+ * What `socketserver` gives a Python programmer: a loop that accepts connections, or receives
+ * datagrams, and hands each to a function.
+ *
+ * @module
+ */
+import type { BlockList } from "node:net";
+import { delay } from "@std/async/delay";
+import { closeDatagrams, formatAddress, isAllowed, named, reason } from "./address.ts";
+import { FramedConn, trace } from "./framing.ts";
+
+/** Milliseconds that a conversation has to end when the server stops, and a peer to hang up. */
+const GRACE = 5000;
+/** Milliseconds before it tries again when the system has no descriptor left. */
+const RETRY = 100;
+/** Receives under way at once on a datagram socket, each with its own buffer. */
+const RECEIVERS = 4;
+/** Where unread octets go, of all connections alike. */
+const SCRATCH = new Uint8Array(65536);
+/**
+ * Port 0 and those of echo, daytime, qotd, chargen and time, as assigned and as moved here. These
+ * services answer everything: a datagram forged to come from one of them would be answered, and
+ * the answer too, for ever.
+ */
+const UNANSWERED = new Set([0, ...[7, 13, 17, 19, 37].flatMap((port) => [port, 8000 + port])]);
+
+/** How a server behaves; the common flags give all but `name` and `signal`. */
+export type ServeOptions = {
+  name: string; // the program's; it starts each line of the log
+  signal?: AbortSignal; // ends the server
+  maxConnections?: number; // served at once, further ones wait in the backlog; none: 1000
+  idleTimeout?: number; // milliseconds of silence after which one is closed; none: 300,000
+  allowFrom?: BlockList; // who is served; none: everyone
+  trace?: boolean; // print both directions of the wire on stderr
+};
+
+/**
+ * Accepts connections and serves each, many at a time, until `signal`: then it accepts no more and
+ * gives those under way 5 s to end. One that fails is a line in the log and no other's business.
+ */
+export async function serve(
+  listener: Deno.Listener,
+  handler: (conn: FramedConn) => Promise<void>,
+  options: ServeOptions,
+): Promise<void> {
+  const { name, signal, maxConnections = 1000, idleTimeout = 300_000, allowFrom } = options;
+  /** The connections, each with the time at which its handler was done. */
+  const active = new Map<FramedConn, number>();
+  let stopping = false;
+  let wake = () => {};
+  const change = () => new Promise<void>((resolve) => wake = resolve);
+
+  async function converse(conn: FramedConn): Promise<void> {
+    active.set(conn, Infinity);
+    try {
+      await handler(conn);
+    } catch (error) {
+      log(name, named(conn.peer, error).message);
+    }
+    active.set(conn, performance.now());
+    // It fails if the peer is gone or was given up, which the handler has met if it mattered.
+    await conn.finish(SCRATCH).catch(() => {});
+    conn.close();
+    active.delete(conn);
+    wake();
+  }
+
+  // One timer for all connections costs less than one for each.
+  const sweeper = setInterval(() => {
+    const now = performance.now();
+    for (const [conn, finished] of active) {
+      if (now - finished > GRACE) conn.close();
+      if (finished < Infinity || now - conn.lastActive < idleTimeout) continue;
+      conn.close(new Deno.errors.TimedOut(`closed, silent for ${idleTimeout / 1000} s`));
+    }
+  }, Math.min(1000, idleTimeout / 4));
+
+  onAbort(signal, () => {
+    stopping = true;
+    listener.close();
+    wake();
+  });
+  log(name, `listening on ${formatAddress(listener.addr)}`);
+  let failing = false;
+  while (!stopping) {
+    if (active.size >= maxConnections) {
+      await change();
+      continue;
+    }
+    try {
+      const conn = await listener.accept();
+      failing = false;
+      if (allowFrom && !isAllowed(allowFrom, conn.remoteAddr)) {
+        log(name, `${formatAddress(conn.remoteAddr)}: refused, not in --allow-from`);
+        conn.close();
+      } else {
+        converse(new FramedConn(conn, options));
+      }
+    } catch (error) {
+      if (stopping) break;
+      // No descriptor left, or a peer that went away while it waited: neither ends the server.
+      if (!failing) log(name, `cannot accept, trying again: ${reason(error)}`);
+      failing = true;
+      await delay(RETRY);
+    }
+  }
+
+  const grace = setTimeout(() => {
+    log(name, `stopped in the middle of ${active.size} conversations`);
+    for (const conn of active.keys()) conn.close();
+    active.clear();
+    wake();
+  }, GRACE);
+  while (active.size > 0) await change();
+  clearTimeout(grace);
+  clearInterval(sweeper);
+}
+
+/** A datagram to send back; one without octets is one, too. */
+export type Answer = Uint8Array | undefined;
+
+/**
+ * Receives datagrams and sends back to each what `handler` makes of it, until `signal`. The octets
+ * it is given stay valid until it returns and the answer is sent.
+ */
+export async function serveDatagrams(
+  socket: Deno.DatagramConn,
+  handler: (data: Uint8Array, from: Deno.Addr) => Answer | Promise<Answer>,
+  options: ServeOptions,
+): Promise<void> {
+  const { name, signal, allowFrom } = options;
+  let stopping = false;
+
+  async function answer(data: Uint8Array, from: Deno.Addr): Promise<void> {
+    const peer = formatAddress(from);
+    try {
+      if (options.trace) trace("<", peer, data);
+      const reply = await handler(data, from);
+      if (!reply) return;
+      if (options.trace) trace(">", peer, reply);
+      await socket.send(reply, from);
+    } catch (error) {
+      log(name, named(peer, error).message);
+    }
+  }
+
+  // Buffers used again, and a few receives at once, measured twice the rate of `for await`.
+  async function receive(): Promise<void> {
+    const buffer = new Uint8Array(65536);
+    while (!stopping) {
+      try {
+        const [data, from] = await socket.receive(buffer);
+        if ("port" in from && UNANSWERED.has(from.port)) continue;
+        if (!allowFrom || isAllowed(allowFrom, from)) await answer(data, from);
+      } catch (error) {
+        if (stopping) return;
+        log(name, `cannot receive, trying again: ${reason(error)}`);
+        await delay(RETRY);
+      }
+    }
+  }
+
+  log(name, `listening on ${formatAddress(socket.addr)} (${socket.addr.transport})`);
+  // Deno takes one operation at a time on a Unix socket.
+  for (let i = 0; i < (socket.addr.transport === "udp" ? RECEIVERS : 1); i++) receive();
+  await new Promise<void>((resolve) => onAbort(signal, resolve));
+  stopping = true;
+  await closeDatagrams(socket);
+}
+
+function onAbort(signal: AbortSignal | undefined, action: () => void): void {
+  if (signal?.aborted) action();
+  else signal?.addEventListener("abort", action, { once: true });
+}
+
+function log(name: string, line: string): void {
+  console.error(`${name}: ${line}`);
+}

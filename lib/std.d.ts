@@ -1,0 +1,55 @@
+// Types for the `@std` functions in use. The npm package that `deno.json` maps `@std` to carries
+// none; with `jsr:@std/...` in `deno.json` instead, this file can go.
+
+declare module "@std/assert" {
+  export function assert(value: unknown, message?: string): asserts value;
+  export function assertEquals<T>(actual: T, expected: T, message?: string): void;
+  export function assertMatch(actual: string, expected: RegExp, message?: string): void;
+  export function assertRejects<E extends Error = Error>(
+    run: () => PromiseLike<unknown>,
+    // deno-lint-ignore no-explicit-any
+    errorClass?: new (...args: any[]) => E,
+    messageIncludes?: string,
+  ): Promise<E>;
+  export function assertStringIncludes(actual: string, expected: string, message?: string): void;
+  export function assertThrows<E extends Error = Error>(
+    run: () => unknown,
+    // deno-lint-ignore no-explicit-any
+    errorClass?: new (...args: any[]) => E,
+    messageIncludes?: string,
+  ): E;
+}
+
+declare module "@std/async/deadline" {
+  export function deadline<T>(promise: Promise<T>, ms: number): Promise<T>;
+}
+
+declare module "@std/async/delay" {
+  export function delay(ms: number, options?: { signal?: AbortSignal }): Promise<void>;
+}
+
+declare module "@std/bytes/concat" {
+  export function concat(buffers: Uint8Array[]): Uint8Array<ArrayBuffer>;
+}
+
+declare module "@std/cli/parse-args" {
+  export function parseArgs(args: string[], options?: {
+    alias?: Record<string, string>;
+    boolean?: string[];
+    collect?: string[];
+    string?: string[];
+    unknown?: (arg: string, key?: string, value?: unknown) => unknown;
+  }): Record<string, unknown> & { _: string[] };
+}
+
+declare module "@std/fmt/bytes" {
+  export function format(bytes: number): string;
+}
+
+declare module "@std/path" {
+  export function basename(path: string): string;
+  export function dirname(path: string): string;
+  export function fromFileUrl(url: string | URL): string;
+  export function join(...paths: string[]): string;
+  export function resolve(...paths: string[]): string;
+}

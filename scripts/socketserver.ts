@@ -1,0 +1,117 @@
+#!/usr/bin/env -S deno run --allow-net
+/**
+ * The four servers of Python's `socketserver`, TCP and UDP, each also over a Unix domain socket,
+ * with one handler for all: it prints what a client wrote and answers, with what the operator
+ * types or with the client's own words in capitals.
+ *
+ *     deno run --allow-net scripts/socketserver.ts
+ *     deno run --allow-net scripts/socketserver_client.ts
+ *
+ * Mirrors "The Python socketserver Module", server code, of tutorial 003:
+ *
+ * | Python | Deno |
+ * | --- | --- |
+ * | `class MyTCPHandler(BaseRequestHandler)` | `handler()`, a function that makes one |
+ * | `self.request.recv(1024).strip()` | `conn.readMessage()`, `.trim()` |
+ * | `self.client_address` | `conn.peer`: `conn.remoteAddr` |
+ * | `input("enter text .. ")` | `terminal.readLine()` |
+ * | `self.request.sendall(msg.encode())` | `conn.writeAll()`: `conn.write()` until all is sent |
+ * | `TCPServer((HOST, PORT), MyTCPHandler)`, `UnixStreamServer` | `listen()`: `Deno.listen()` |
+ * | `UDPServer`, `UnixDatagramServer` | `listenDatagrams()`: `Deno.listenDatagram()` |
+ * | `server.serve_forever()` | `serve()`, `serveDatagrams()` |
+ *
+ * @module
+ */
+import { formatAddress, listen, listenDatagrams, UsageError } from "../lib/address.ts";
+import { flag, main, oneOf, printable, serverFlags, stopSignal, Terminal } from "../lib/cli.ts";
+import type { FramedConn } from "../lib/framing.ts";
+import { serve, serveDatagrams } from "../lib/server.ts";
+
+const PORT = 9999;
+const TRANSPORTS = ["tcp", "udp", "unix", "unixpacket"] as const;
+const REPLY = Deno.stdin.isTerminal() ? "prompt" : "upper";
+
+/** Takes what a client wrote and gives the answer; undefined: none. */
+export type Handler = (text: string, client: string) => Promise<string | undefined>;
+
+/** Makes the handler of what `reply` says, for one request at a time, as the listing's server. */
+export function handler(
+  print: (line: string) => void,
+  reply: (text: string) => string | Promise<string | null>,
+): Handler {
+  let before: Promise<unknown> = Promise.resolve();
+  return (text, client) => {
+    const answer = before.then(async () => {
+      print(`${client} wrote:`);
+      print(printable(text.trim()));
+      return await reply(text.trim()) ?? undefined;
+    });
+    before = answer.catch(() => {});
+    return answer;
+  };
+}
+
+/** The handler on a connection: one message, one answer. */
+export async function handleConnection(handle: Handler, conn: FramedConn): Promise<void> {
+  const text = await conn.readMessage();
+  const answer = text === null ? undefined : await handle(text, conn.peer);
+  if (answer !== undefined) await conn.writeAll(answer);
+}
+
+/** The handler on a datagram. */
+export async function handleDatagram(
+  handle: Handler,
+  data: Uint8Array,
+  from: Deno.Addr,
+): Promise<Uint8Array | undefined> {
+  const answer = await handle(new TextDecoder().decode(data), formatAddress(from));
+  return answer === undefined ? undefined : new TextEncoder().encode(answer);
+}
+
+/**
+ * The text in capitals. A letter whose capital is longer stays small: a datagram's answer must not
+ * outgrow it, or a forged sender's address makes the server a weapon.
+ */
+export function upper(text: string): string {
+  const size = (letter: string) => new TextEncoder().encode(letter).length;
+  return text.replace(/\p{Ll}/gu, (letter) => {
+    const capital = letter.toUpperCase();
+    return size(capital) > size(letter) ? letter : capital;
+  });
+}
+
+if (import.meta.main) {
+  await main({
+    name: "socketserver",
+    about: "Prints what clients write and answers, over TCP, UDP or Unix sockets.",
+    permissions: "--allow-net",
+    flags: {
+      ...serverFlags(PORT),
+      transport: flag("KIND", "tcp, udp, unix, unixpacket", oneOf(...TRANSPORTS), "tcp"),
+      reply: flag(
+        "HOW",
+        "prompt (by hand) or upper (in capitals)",
+        oneOf("prompt", "upper"),
+        REPLY,
+      ),
+    },
+  }, async (flags) => {
+    const { transport, unix } = flags;
+    if (transport.startsWith("unix") && !unix) {
+      throw new UsageError(`${transport} needs --unix PATH`);
+    }
+    const terminal = flags.reply === "prompt" ? new Terminal() : undefined;
+    const handle = handler(
+      (line) => terminal ? terminal.print(line) : console.log(line),
+      (text) => terminal ? terminal.readLine("enter text .. ") : upper(text),
+    );
+    const options = { ...flags, signal: stopSignal() };
+    if (transport === "tcp" || transport === "unix") {
+      const listener = await listen(flags);
+      await serve(listener, (conn) => handleConnection(handle, conn), options);
+    } else {
+      const socket = await listenDatagrams(flags);
+      await serveDatagrams(socket, (data, from) => handleDatagram(handle, data, from), options);
+    }
+  });
+}
