@@ -16,9 +16,11 @@ import type { ServeOptions } from "./server.ts";
 export type Flag<T> = {
   argument?: string; // what the help calls its argument; none: it is given or not
   help: string;
-  short?: string;
   parse: (given: string[]) => T; // the value of its arguments in order; of none the default
 };
+
+/** Makes a value of a flag's argument; throws a {@linkcode UsageError} if that is wrong. */
+export type Read<T> = (text: string) => T;
 
 /** Flags for the values of `V`. */
 export type Flags<V> = { [K in keyof V]-?: Flag<V[K]> };
@@ -33,14 +35,12 @@ export type Program<V> = {
 };
 
 /** A flag with an argument; `fallback`, as somebody would type it, is its default. */
-export function flag<T>(
-  argument: string,
-  help: string,
-  parse: (text: string) => T,
-  fallback: string,
-): Flag<T> {
-  const parseLast = (given: string[]) => parse(given.at(-1) ?? fallback);
-  return { argument, help: `${help} (${fallback})`, parse: parseLast };
+export function flag<T>(argument: string, help: string, read: Read<T>, fallback: string): Flag<T> {
+  return {
+    argument,
+    help: `${help} (${fallback})`,
+    parse: (given) => read(given.at(-1) ?? fallback),
+  };
 }
 
 /** A flag with an argument and no default. */
@@ -53,8 +53,8 @@ export function toggle(help: string): Flag<boolean> {
   return { help, parse: (given) => given.length > 0 };
 }
 
-/** Makes a reader of numbers from `min` to `max`, `whole` ones unless told otherwise. */
-export function number(min: number, max: number, whole = true): (text: string) => number {
+/** Reads a number from `min` to `max`, a whole one unless told otherwise. */
+export function number(min: number, max: number, whole = true): Read<number> {
   return (text) => {
     const n = /^\d*\.?\d+$/.test(text) ? Number(text) : NaN;
     if (n >= min && n <= max && (!whole || Number.isInteger(n))) return n;
@@ -62,8 +62,8 @@ export function number(min: number, max: number, whole = true): (text: string) =
   };
 }
 
-/** Makes a reader of one of some words. */
-export function oneOf<W extends string>(...words: W[]): (text: string) => W {
+/** Reads one of some words. */
+export function oneOf<W extends string>(...words: W[]): Read<W> {
   return (text) => {
     const word = words.find((word) => word === text);
     if (word) return word;
@@ -76,10 +76,7 @@ export function seconds(text: string): number {
   return number(0.001, 2e6, false)(text) * 1000;
 }
 
-const port = (help: string, port: number) => ({
-  ...flag("N", help, number(0, 65535), `${port}`),
-  short: "p",
-});
+const port = (help: string, port: number) => flag("N", help, number(0, 65535), `${port}`);
 const unix = optional("PATH", "a Unix domain socket instead");
 const trace = toggle("print both directions of the wire on stderr");
 
@@ -159,10 +156,8 @@ export function parse<V>(
     alias: { help: "h", port: "p" },
     unknown: (text, key) => {
       if (key === undefined) return;
-      const late = /^(allow|deny)-|^A$/.test(key);
-      throw new UsageError(
-        `unknown flag ${text}${late ? ", Deno's own come before the script" : ""}`,
-      );
+      const hint = /^(allow|deny)-|^A$/.test(key) ? ", Deno's own come before the script" : "";
+      throw new UsageError(`unknown flag ${text}${hint}`);
     },
   });
   if (given.help) return undefined;
@@ -185,16 +180,12 @@ export function parse<V>(
 
 function help<V>({ name, about, usage, permissions, flags }: Program<V>): string {
   const rows = Object.entries<Flag<unknown>>({ ...flags, help: toggle("this text") })
-    .map(([key, { argument = "", help }]) =>
-      `  ${`--${kebab(key)} ${argument}`.padEnd(22)}${help}`
-    );
-  const command = ["deno run", permissions, `scripts/${name}.ts`, "[flags]", usage].join(" ");
-  return [
-    `${command.trimEnd()}\n\n${about}\n`,
-    ...rows,
-    "",
-    "-p is --port, -h is --help. Files and Unix sockets need --allow-read, Unix sockets --allow-write.",
-  ].join("\n");
+    .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
+    .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
+  const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
+  return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
+-p is --port, -h is --help. Besides ${permissions}, files and Unix sockets need --allow-read and
+Unix sockets --allow-write.`;
 }
 
 function kebab(key: string): string {

@@ -8,18 +8,13 @@ import { concat } from "@std/bytes/concat";
 import { deadline } from "@std/async/deadline";
 import { closeDatagrams, connectDatagrams, type Endpoint, formatAddress } from "./address.ts";
 
-/** Octets of the first read buffer, which is most of what an idle connection costs. */
-const FIRST_BUFFER = 1024;
-/** Octets up to which the buffer doubles for a peer that fills it, and which it keeps when empty. */
-const BULK_BUFFER = 64 * 1024;
-/** Milliseconds without a further octet that {@linkcode FramedConn.readMessage} takes for an end. */
-const QUIET = 50;
+const FIRST_BUFFER = 1024; // octets: most of what an idle connection costs
+const BULK_BUFFER = 65536; // octets to which the buffer grows for a peer that fills it
+const QUIET = 50; // milliseconds that readMessage takes for an end
 const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
-
+const CRLF = new Uint8Array([CR, LF]);
 const encoder = new TextEncoder();
-const CRLF = encoder.encode("\r\n");
-// A byte order mark is data like any other here.
-const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is data here
 
 /** The peer sent more than a line, a block or a message may have. */
 export class LimitError extends Error {}
@@ -37,9 +32,9 @@ export type FramedConnOptions = {
  * in the middle of it, and those that take a `max`, in octets, a {@linkcode LimitError} past it.
  */
 export class FramedConn {
-  /** Octets received. */
+  /** Octets received so far. */
   bytesRead = 0;
-  /** Octets sent. */
+  /** Octets sent so far. */
   bytesWritten = 0;
   /** When an octet last went either way, by `performance.now()`. */
   lastActive: number = performance.now();
@@ -75,10 +70,9 @@ export class FramedConn {
    * message ends with a line, with the peer, or when octets came and for 50 ms no more follow.
    *
    * The tutorials' programs send a message without a mark and take what one `recv` returns for
-   * one message. That holds while messages are short, rare and from the same machine. On a real
-   * network one message arrives in pieces, two arrive as one, and a pause in the middle of one
-   * looks like its end: this clock only guesses better than one `recv`. A protocol of your own
-   * needs a delimiter ({@linkcode readLine}) or a length ({@linkcode readBlock}).
+   * one message. On a real network one message comes in pieces, two come as one, and a pause in
+   * the middle of one looks like its end: this clock only guesses better than one `recv`. A
+   * protocol of your own needs a delimiter ({@linkcode readLine}) or a length.
    */
   async readMessage(max = 65536): Promise<string | null> {
     let more = this.#size > 0 || await this.#fill();
@@ -104,23 +98,17 @@ export class FramedConn {
   }
 
   /**
-   * The lines before the one that is a single dot, their stuffed dots removed (RFC 5321 section
-   * 4.5.2). Only CRLF, dot, CRLF ends them: were a bare LF to count as well, one server would see
-   * two messages where another sees one. Past `max` it reads on to the dot before it throws, so
-   * that the conversation can go on.
+   * The lines before the one that is a single dot, their stuffed dots removed (RFC 5321, 4.5.2).
+   * Only CRLF, dot, CRLF ends them: did a bare LF count too, one server would see two messages
+   * where another sees one. Past `max` it reads on to the dot first, so that the talk can go on.
    */
   async readDotLines(max: number): Promise<Uint8Array<ArrayBuffer>> {
     const lines: Uint8Array[] = [];
-    let size = 0;
-    let last = LF;
-    let atStart = true;
+    let [size, last, atStart] = [0, LF, true];
     for (;;) {
-      // A line is not waited for beyond the buffer's first size: a long one comes in pieces.
-      const length = this.#through(LF) || (this.#size >= FIRST_BUFFER ? this.#size : 0);
-      if (length === 0) {
-        await this.#need();
-        continue;
-      }
+      // A line longer than the first buffer is not waited for, but taken in pieces.
+      while (this.#size < FIRST_BUFFER && !this.#through(LF)) await this.#need();
+      const length = this.#through(LF) || this.#size;
       const piece = this.#take(length);
       const stuffed = Number(atStart && piece[0] === DOT);
       if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
@@ -180,7 +168,7 @@ export class FramedConn {
       pieces.push(withoutLineEnd(line), CRLF);
       rest = rest.subarray(line.length);
     }
-    await this.writeAll(concat([...pieces, encoder.encode(".\r\n")]));
+    await this.writeAll(concat([...pieces, new Uint8Array([DOT]), CRLF]));
   }
 
   /**
@@ -296,9 +284,9 @@ export class FramedConn {
 }
 
 /**
- * Sends a datagram and returns the first that comes back from where it went. As either may be
- * lost, it is sent again after 0.5 s, 1 s, 2 s and so on, of which `again` is told; not so with
- * `retry` false.
+ * Sends a datagram and returns the first that comes back from where it went. As either may get
+ * lost, it is sent again after 0.5 s, 1 s, 2 s and so on, which `again` is told, unless `retry` is
+ * false.
  *
  * @throws {Deno.errors.TimedOut} after the endpoint's `timeout`.
  */
@@ -308,50 +296,42 @@ export async function askDatagram(
   { retry = true, again = (_milliseconds: number) => {} } = {},
 ): Promise<Uint8Array> {
   const { socket, server } = await connectDatagrams(endpoint);
-  const name = formatAddress(server);
-  const timeout = endpoint.timeout ?? 10_000;
-  const began = performance.now();
+  const { trace: tracing, timeout = 10_000 } = endpoint;
+  const peer = formatAddress(server);
+  const end = performance.now() + timeout;
+  let answer: Promise<Uint8Array> | undefined;
+  async function receive(): Promise<Uint8Array> {
+    for (;;) {
+      const [data, from] = await socket.receive(new Uint8Array(65536));
+      if (tracing) trace("<", formatAddress(from), data);
+      if (formatAddress(from) === peer) return data;
+    }
+  }
   try {
-    let answer: Promise<Uint8Array> | undefined;
     for (let tries = 1, wait = retry ? 500 : timeout;; tries++, wait *= 2) {
-      if (endpoint.trace) trace(">", name, question);
+      if (tracing) trace(">", peer, question);
       await socket.send(question, server);
-      const left = Math.max(0, timeout - (performance.now() - began));
+      answer ??= receive(); // only now: on a Unix socket Deno cannot send while it receives
+      const left = Math.max(0, end - performance.now());
       try {
-        // Only now, as Deno cannot send on a Unix socket while it receives.
-        answer ??= receiveFrom(socket, name, endpoint.trace);
         return await deadline(answer, Math.min(wait, left));
       } catch (error) {
         if (!(error instanceof DOMException)) throw error;
-        const line = `${name}: no answer to ${tries} datagrams in ${timeout / 1000} s`;
-        if (wait >= left) throw new Deno.errors.TimedOut(line);
-        again(wait);
       }
+      if (wait < left) again(wait);
+      else throw new Deno.errors.TimedOut(`${peer}: no answer, ${tries} datagrams sent`);
     }
   } finally {
     await closeDatagrams(socket);
   }
 }
 
-async function receiveFrom(
-  socket: Deno.DatagramConn,
-  peer: string,
-  tracing = false,
-): Promise<Uint8Array> {
-  for (;;) {
-    const [data, from] = await socket.receive(new Uint8Array(65536));
-    if (tracing) trace("<", formatAddress(from), data);
-    if (formatAddress(from) === peer) return data;
-  }
-}
-
 /** Prints octets of the wire on stderr, a line of theirs on a line, and at most 1024 of them. */
 export function trace(direction: "<" | ">", peer: string, octets: Uint8Array): void {
   const text = String.fromCharCode(...octets.subarray(0, 1024));
-  const rest = octets.length > 1024 ? [`... ${octets.length - 1024} bytes more`] : [];
-  for (const line of [...text.match(/[^\n]*\n|[^\n]+/g) ?? [""], ...rest]) {
-    console.error(`${direction} ${peer} ${escape(line, /[^ -~]/g)}`);
-  }
+  const lines = text.match(/[^\n]*\n|[^\n]+/g) ?? [""];
+  if (octets.length > 1024) lines.push(`... ${octets.length - 1024} bytes more`);
+  for (const line of lines) console.error(`${direction} ${peer} ${escape(line, /[^ -~]/g)}`);
 }
 
 /** The text with what `unprintable` matches as escapes: `\n`, `\x1b`, `\u202e`. */

@@ -65,6 +65,8 @@ if (import.meta.main) {
     },
   }, async (flags) => {
     const listener = await listen(flags);
-    await serve(listener, chat(new Terminal()), { ...flags, signal: stopSignal() });
+    const terminal = new Terminal();
+    await serve(listener, chat(terminal), { ...flags, signal: stopSignal() });
+    terminal.close();
   });
 }

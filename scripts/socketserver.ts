@@ -113,5 +113,6 @@ if (import.meta.main) {
       const socket = await listenDatagrams(flags);
       await serveDatagrams(socket, (data, from) => handleDatagram(handle, data, from), options);
     }
+    terminal?.close();
   });
 }

@@ -98,8 +98,9 @@ export function report({ sent, duplicates, roundTrips }: Tally): string[] {
   const figures = [min, median, p99, max].map((ms) => ms.toFixed(3)).join("/");
   lines.push(`round trip min/median/p99/max ${figures} ms`);
 
+  // Equal steps to the 99th percentile; the few above it, which may be far, count for the last.
   const BARS = 8;
-  const width = (max - min) / BARS || 1;
+  const width = (p99 - min) / BARS || 1;
   const counts = new Array(BARS).fill(0);
   for (const ms of roundTrips) counts[Math.min(BARS - 1, Math.floor((ms - min) / width))]++;
   const most = Math.max(...counts);
