@@ -48,7 +48,7 @@ export function formatAddress(address: Deno.Addr): string {
   // The client's end of a Unix socket has no name unless it bound one.
   if ("path" in address) return `unix:${address.path || "(unnamed)"}`;
   if (!("hostname" in address)) return address.transport;
-  const host = unmap(address.hostname);
+  const host = address.hostname.replace(/^::ffff:(?=\d+\.)/, "");
   return `${host.includes(":") ? `[${host}]` : host}:${address.port}`;
 }
 
@@ -60,13 +60,12 @@ export function formatAddress(address: Deno.Addr): string {
 export function parseAccessList(entries: string[]): BlockList {
   const list = new BlockList();
   for (const entry of entries) {
-    const [address, bits, more] = entry.split("/");
-    const [family, width] = isIP(address) === 6 ? ["ipv6", 128] as const : ["ipv4", 32] as const;
-    const prefix = Number(/^\d+$/.test(bits ?? `${width}`) ? bits ?? width : NaN);
-    if (!isIP(address) || !(prefix <= width) || more !== undefined) {
+    const [, address = "", prefix] = /^([^/]+)(?:\/(\d+))?$/.exec(entry) ?? [];
+    const width = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+    if (width < Number(prefix ?? 0)) {
       throw new UsageError(`${entry} is not a CIDR block (10.0.0.0/8, 192.168.1.7, fd00::/8)`);
     }
-    list.addSubnet(address, prefix, family);
+    list.addSubnet(address, Number(prefix ?? width), familyOf(address));
   }
   return list;
 }
@@ -74,12 +73,11 @@ export function parseAccessList(entries: string[]): BlockList {
 /** Whether the list has the address. File permissions guard a Unix socket: it always passes. */
 export function isAllowed(list: BlockList, address: Deno.Addr): boolean {
   if (!("hostname" in address)) return true;
-  const host = unmap(address.hostname);
-  return list.check(host, isIP(host) === 6 ? "ipv6" : "ipv4");
+  return list.check(address.hostname, familyOf(address.hostname));
 }
 
-function unmap(hostname: string): string {
-  return hostname.replace(/^::ffff:(?=\d+\.)/, "");
+function familyOf(address: string): "ipv4" | "ipv6" {
+  return isIP(address) === 6 ? "ipv6" : "ipv4";
 }
 
 /**
@@ -93,8 +91,8 @@ export async function listen(endpoint: Endpoint): Promise<Deno.Listener> {
   if (!cert !== !key) throw new UsageError("--cert and --key go together");
   if (path && cert) throw new UsageError("--unix and --cert do not go together");
   const tls = cert && key ? { cert: await readPem(cert), key: await readPem(key) } : undefined;
-  if (path) await removeStale(path);
   try {
+    if (path) await removeStale(path);
     if (path) return Deno.listen({ transport: "unix", path });
     if (tls) return Deno.listenTls({ hostname, port, tcpBacklog, ...tls });
     return Deno.listen({ hostname, port, tcpBacklog });
@@ -110,8 +108,8 @@ export async function listen(endpoint: Endpoint): Promise<Deno.Listener> {
  */
 export async function listenDatagrams(endpoint: Endpoint): Promise<Deno.DatagramConn> {
   const { host: hostname, port, unix: path } = endpoint;
-  if (path) await removeStale(path);
   try {
+    if (path) await removeStale(path);
     if (path) return Deno.listenDatagram({ transport: "unixpacket", path });
     return Deno.listenDatagram({ transport: "udp", hostname, port });
   } catch (error) {
@@ -138,12 +136,9 @@ export async function connectDatagrams(
     if (error.code !== "EPERM") throw named(formatEndpoint(endpoint), error);
     throw new Deno.errors.NotCapable(`Requires net access to "${host}", run with --allow-net`);
   });
-  const loopback = /^127\.|^::1$/.test(hostname)
-    ? hostname
-    : isIP(hostname) === 6
-    ? "::"
-    : "0.0.0.0";
-  const socket = await listenDatagrams({ host: loopback, port: 0 });
+  const anywhere = familyOf(hostname) === "ipv6" ? "::" : "0.0.0.0";
+  const local = /^127\.|^::1$/.test(hostname) ? hostname : anywhere;
+  const socket = await listenDatagrams({ host: local, port: 0 });
   return { socket, server: { transport: "udp", hostname, port } };
 }
 
@@ -206,15 +201,14 @@ async function readPem(path: string): Promise<string> {
 
 /** The endpoint's address as people read it. */
 export function formatEndpoint({ host: hostname, port, unix: path }: Endpoint): string {
-  return formatAddress(
-    path ? { transport: "unix", path } : { transport: "tcp", hostname, port },
-  );
+  return formatAddress(path ? { transport: "unix", path } : { transport: "tcp", hostname, port });
 }
 
 /** What went wrong, as people read it: one line without the system's number for it. */
 export function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
+  if (message.endsWith("InvalidContentType")) return "the other side does not speak TLS";
   const [line] = message.replace(/ \(os error \d+\).*/s, "").split("\n");
   return /^[A-Z][a-z]/.test(line) ? line[0].toLowerCase() + line.slice(1) : line;
 }

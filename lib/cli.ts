@@ -192,17 +192,17 @@ function kebab(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
-const stopping = new AbortController();
+let stopping: AbortController | undefined;
 
 /** Aborted by the first Ctrl-C or SIGTERM from now on; the second ends the process at once. */
 export function stopSignal(): AbortSignal {
   Deno.addSignalListener("SIGINT", interrupt);
   Deno.addSignalListener("SIGTERM", interrupt);
-  return stopping.signal;
+  return (stopping = new AbortController()).signal;
 }
 
 function interrupt(): void {
-  if (stopping.signal.aborted) Deno.exit(130); // as a shell has it: 128 and SIGINT's number
+  if (!stopping || stopping.signal.aborted) Deno.exit(130); // a shell's 128, and SIGINT's 2
   stopping.abort();
 }
 
@@ -222,7 +222,10 @@ export class Terminal {
     input: process.stdin,
     output: process.stdout,
     terminal: this.interactive,
-  }).on("SIGINT", interrupt); // in raw mode Ctrl-C is a character
+  }).on("SIGINT", () => { // here Ctrl-C is a character, not a signal
+    this.close();
+    interrupt();
+  });
   readonly #lines = this.#editor[Symbol.asyncIterator]();
   #asking = false;
 
@@ -249,6 +252,7 @@ export class Terminal {
   /** Gives the terminal back, on a new line. */
   close(): void {
     if (this.#asking) console.log();
+    this.#asking = false;
     this.#editor.close();
   }
 }

@@ -6,7 +6,7 @@
  */
 import type { BlockList } from "node:net";
 import { delay } from "@std/async/delay";
-import { closeDatagrams, formatAddress, isAllowed, named, reason } from "./address.ts";
+import { closeDatagrams, formatAddress, isAllowed, reason } from "./address.ts";
 import { FramedConn, trace } from "./framing.ts";
 
 /** Milliseconds that a conversation has to end when the server stops, and a peer to hang up. */
@@ -55,7 +55,7 @@ export async function serve(
     try {
       await handler(conn);
     } catch (error) {
-      log(name, named(conn.peer, error).message);
+      log(name, `${conn.peer}: ${reason(error)}`);
     }
     active.set(conn, performance.now());
     // It fails if the peer is gone or was given up, which the handler has met if it mattered.
@@ -106,8 +106,10 @@ export async function serve(
   }
 
   const grace = setTimeout(() => {
-    log(name, `stopped in the middle of ${active.size} conversations`);
-    for (const conn of active.keys()) conn.close();
+    for (const [conn, finished] of active) {
+      if (finished === Infinity) log(name, `${conn.peer}: cut off`);
+      conn.close();
+    }
     active.clear();
     wake();
   }, GRACE);
@@ -140,7 +142,7 @@ export async function serveDatagrams(
       if (options.trace) trace(">", peer, reply);
       await socket.send(reply, from);
     } catch (error) {
-      log(name, named(peer, error).message);
+      log(name, `${peer}: ${reason(error)}`);
     }
   }
 

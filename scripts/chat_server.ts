@@ -65,8 +65,6 @@ if (import.meta.main) {
     },
   }, async (flags) => {
     const listener = await listen(flags);
-    const terminal = new Terminal();
-    await serve(listener, chat(terminal), { ...flags, signal: stopSignal() });
-    terminal.close();
+    await serve(listener, chat(new Terminal()), { ...flags, signal: stopSignal() });
   });
 }

@@ -113,6 +113,5 @@ if (import.meta.main) {
       const socket = await listenDatagrams(flags);
       await serveDatagrams(socket, (data, from) => handleDatagram(handle, data, from), options);
     }
-    terminal?.close();
   });
 }
