@@ -9,7 +9,7 @@ import * as readline from "node:readline";
 import { parseArgs } from "@std/cli/parse-args";
 import { format } from "@std/fmt/bytes";
 import { type Endpoint, parseAccessList, reason, UsageError } from "./address.ts";
-import { escape, type FramedConnOptions } from "./framing.ts";
+import { type FramedConnOptions, printable } from "./framing.ts";
 import type { ServeOptions } from "./server.ts";
 
 /** A flag: `--max-connections` for the key `maxConnections`. */
@@ -204,11 +204,6 @@ export function stopSignal(): AbortSignal {
 function interrupt(): void {
   if (!stopping || stopping.signal.aborted) Deno.exit(130); // a shell's 128, and SIGINT's 2
   stopping.abort();
-}
-
-/** Text from the network, safe to print: control and direction characters as escapes. */
-export function printable(text: string): string {
-  return escape(text, /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu);
 }
 
 /**

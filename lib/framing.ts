@@ -58,7 +58,7 @@ export class FramedConn {
   async readLine(max = 8192): Promise<string | null> {
     if (this.#size === 0 && !await this.#fill()) return null;
     for (let searched = 0;; await this.#need()) {
-      const length = this.#through(LF, searched);
+      const length = this.#lineSize(searched);
       if ((length || this.#size) > max) throw new LimitError(`line of more than ${max} bytes`);
       if (length) return decoder.decode(withoutLineEnd(this.#take(length)));
       searched = this.#size;
@@ -76,9 +76,9 @@ export class FramedConn {
    */
   async readMessage(max = 65536): Promise<string | null> {
     let more = this.#size > 0 || await this.#fill();
-    while (more && this.#size <= max && !this.#through(LF)) more = await this.#fillSoon();
+    while (more && this.#size <= max && !this.#lineSize()) more = await this.#fillSoon();
     if (this.#size === 0) return null;
-    const length = this.#through(LF) || this.#size;
+    const length = this.#lineSize() || this.#size;
     if (length > max) throw new LimitError(`message of more than ${max} bytes`);
     return decoder.decode(withoutLineEnd(this.#take(length)));
   }
@@ -107,8 +107,8 @@ export class FramedConn {
     let [size, last, atStart] = [0, LF, true];
     for (;;) {
       // A line longer than the first buffer is not waited for, but taken in pieces.
-      while (this.#size < FIRST_BUFFER && !this.#through(LF)) await this.#need();
-      const length = this.#through(LF) || this.#size;
+      while (this.#size < FIRST_BUFFER && !this.#lineSize()) await this.#need();
+      const length = this.#lineSize() || this.#size;
       const piece = this.#take(length);
       const stuffed = Number(atStart && piece[0] === DOT);
       if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
@@ -198,9 +198,9 @@ export class FramedConn {
     return this.#end - this.#start;
   }
 
-  /** How many buffered octets there are up to and with the first `octet`, or 0. */
-  #through(octet: number, from = 0): number {
-    const at = this.#buffer.subarray(0, this.#end).indexOf(octet, this.#start + from);
+  /** How many octets the first buffered line has, its end included, or 0 if that is not there. */
+  #lineSize(searched = 0): number {
+    const at = this.#buffer.subarray(0, this.#end).indexOf(LF, this.#start + searched);
     return at < 0 ? 0 : at + 1 - this.#start;
   }
 
@@ -334,8 +334,13 @@ export function trace(direction: "<" | ">", peer: string, octets: Uint8Array): v
   for (const line of lines) console.error(`${direction} ${peer} ${escape(line, /[^ -~]/g)}`);
 }
 
+/** Text from the network, safe to print: control and direction characters as escapes. */
+export function printable(text: string): string {
+  return escape(text, /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu);
+}
+
 /** The text with what `unprintable` matches as escapes: `\n`, `\x1b`, `\u202e`. */
-export function escape(text: string, unprintable: RegExp): string {
+function escape(text: string, unprintable: RegExp): string {
   return text.replace(unprintable, (character) => {
     const code = character.charCodeAt(0).toString(16);
     if (code.length > 2) return `\\u${code.padStart(4, "0")}`;

@@ -7,7 +7,7 @@
 import type { BlockList } from "node:net";
 import { delay } from "@std/async/delay";
 import { closeDatagrams, formatAddress, isAllowed, reason } from "./address.ts";
-import { FramedConn, trace } from "./framing.ts";
+import { FramedConn, printable, trace } from "./framing.ts";
 
 /** Milliseconds that a conversation has to end when the server stops, and a peer to hang up. */
 const GRACE = 5000;
@@ -176,5 +176,5 @@ function onAbort(signal: AbortSignal | undefined, action: () => void): void {
 }
 
 function log(name: string, line: string): void {
-  console.error(`${name}: ${line}`);
+  console.error(`${name}: ${printable(line)}`); // an error may quote what the network sent
 }

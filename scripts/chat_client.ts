@@ -20,8 +20,8 @@
  */
 import { deadline } from "@std/async/deadline";
 import { connect } from "../lib/address.ts";
-import { clientFlags, main, printable, Terminal } from "../lib/cli.ts";
-import { FramedConn } from "../lib/framing.ts";
+import { clientFlags, main, Terminal } from "../lib/cli.ts";
+import { FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 5001;
 

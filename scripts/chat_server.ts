@@ -20,8 +20,8 @@
  * @module
  */
 import { listen } from "../lib/address.ts";
-import { flag, main, number, printable, serverFlags, stopSignal, Terminal } from "../lib/cli.ts";
-import type { FramedConn } from "../lib/framing.ts";
+import { flag, main, number, serverFlags, stopSignal, Terminal } from "../lib/cli.ts";
+import { type FramedConn, printable } from "../lib/framing.ts";
 import { serve } from "../lib/server.ts";
 
 const PORT = 5001;

@@ -17,8 +17,8 @@
  * @module
  */
 import { connect } from "../lib/address.ts";
-import { clientFlags, main, printable, toggle } from "../lib/cli.ts";
-import { askDatagram, FramedConn } from "../lib/framing.ts";
+import { clientFlags, main, toggle } from "../lib/cli.ts";
+import { askDatagram, FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 8013; // 13 is the assigned one
 const MAX_ANSWER = 1024; // octets; the RFC asks for one line

@@ -24,8 +24,8 @@
  */
 import { basename } from "@std/path";
 import { connect, UsageError } from "../lib/address.ts";
-import { clientFlags, main, optional, printable, progressBar, toggle } from "../lib/cli.ts";
-import { FramedConn } from "../lib/framing.ts";
+import { clientFlags, main, optional, progressBar, toggle } from "../lib/cli.ts";
+import { FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 5001;
 

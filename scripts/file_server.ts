@@ -28,8 +28,8 @@
  */
 import { join } from "@std/path";
 import { listen, reason } from "../lib/address.ts";
-import { main, printable, serverFlags, stopSignal } from "../lib/cli.ts";
-import { type FramedConn, LimitError } from "../lib/framing.ts";
+import { main, serverFlags, stopSignal } from "../lib/cli.ts";
+import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
 import { serve } from "../lib/server.ts";
 
 const PORT = 5001;

@@ -23,8 +23,8 @@
  * @module
  */
 import { formatAddress, listen, listenDatagrams, UsageError } from "../lib/address.ts";
-import { flag, main, oneOf, printable, serverFlags, stopSignal, Terminal } from "../lib/cli.ts";
-import type { FramedConn } from "../lib/framing.ts";
+import { flag, main, oneOf, serverFlags, stopSignal, Terminal } from "../lib/cli.ts";
+import { type FramedConn, printable } from "../lib/framing.ts";
 import { serve, serveDatagrams } from "../lib/server.ts";
 
 const PORT = 9999;

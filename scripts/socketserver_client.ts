@@ -22,8 +22,8 @@
  * @module
  */
 import { connect, type Endpoint, UsageError } from "../lib/address.ts";
-import { clientFlags, flag, main, oneOf, printable, Terminal } from "../lib/cli.ts";
-import { askDatagram, FramedConn, type FramedConnOptions } from "../lib/framing.ts";
+import { clientFlags, flag, main, oneOf, Terminal } from "../lib/cli.ts";
+import { askDatagram, FramedConn, type FramedConnOptions, printable } from "../lib/framing.ts";
 
 const PORT = 9999;
 const TRANSPORTS = ["tcp", "udp", "unix", "unixpacket"] as const;

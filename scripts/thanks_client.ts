@@ -16,8 +16,8 @@
  * @module
  */
 import { connect } from "../lib/address.ts";
-import { clientFlags, main, printable } from "../lib/cli.ts";
-import { FramedConn } from "../lib/framing.ts";
+import { clientFlags, main } from "../lib/cli.ts";
+import { FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 12345;
 const MAX_ANSWER = 1024; // octets

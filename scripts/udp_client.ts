@@ -21,8 +21,8 @@
  */
 import { delay } from "@std/async/delay";
 import { connectDatagrams, type Endpoint, formatAddress } from "../lib/address.ts";
-import { clientFlags, flag, main, number, printable, seconds, stopSignal } from "../lib/cli.ts";
-import { askDatagram, trace } from "../lib/framing.ts";
+import { clientFlags, flag, main, number, seconds, stopSignal } from "../lib/cli.ts";
+import { askDatagram, printable, trace } from "../lib/framing.ts";
 
 const PORT = 8007; // 7 is the assigned one
 
