@@ -237,10 +237,11 @@ export class Terminal {
   /** Prints a line. */
   print(line: string): void {
     if (!this.#asking) return console.log(line);
-    readline.moveCursor(process.stdout, 0, -this.#editor.getCursorPos().rows);
+    const { rows } = this.#editor.getCursorPos();
+    readline.moveCursor(process.stdout, 0, -rows);
     readline.cursorTo(process.stdout, 0);
     readline.clearScreenDown(process.stdout);
-    console.log(line);
+    console.log(line + "\n".repeat(rows)); // the prompt goes up again as many rows
     this.#editor.prompt(true);
   }
 

@@ -222,9 +222,8 @@ export class FramedConn {
   async #fillSoon(): Promise<boolean> {
     const quiet = Promise.withResolvers<boolean>();
     const timer = setTimeout(() => quiet.resolve(false), QUIET);
+    // Left under way, a read is taken up by the next one, as is its failure.
     const read = this.#pending ??= this.#read();
-    // Left under way, it is taken up by the next read, as is its failure.
-    read.catch(() => {});
     return await Promise.race([read, quiet.promise]).finally(() => clearTimeout(timer));
   }
 

@@ -40,7 +40,9 @@ export class Program {
   /** Starts `argv`. */
   constructor(argv: string[], options: { cwd?: string; env?: Record<string, string> } = {}) {
     const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-    this.#child = new Deno.Command(argv[0], { args: argv.slice(1), ...piped, ...options }).spawn();
+    const env = { NO_COLOR: "1", ...options.env };
+    const command = new Deno.Command(argv[0], { args: argv.slice(1), ...piped, ...options, env });
+    this.#child = command.spawn();
     this.#stdin = this.#child.stdin.getWriter();
     this.#ended = this.#follow();
   }
