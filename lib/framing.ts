@@ -138,11 +138,16 @@ export class FramedConn {
   /** Sends all of `data`, a string as UTF-8, in as many writes as it takes: `sendall`. */
   async writeAll(data: Uint8Array | string): Promise<void> {
     let rest = typeof data === "string" ? encoder.encode(data) : data;
-    while (rest.length > 0) {
-      const n = await this.#bounded(this.conn.write(rest));
-      this.bytesWritten += n;
-      this.#passed(">", rest.subarray(0, n));
-      rest = rest.subarray(n);
+    try {
+      while (rest.length > 0) {
+        const n = await this.#bounded(this.conn.write(rest));
+        this.bytesWritten += n;
+        this.#passed(">", rest.subarray(0, n));
+        rest = rest.subarray(n);
+      }
+    } catch (error) {
+      // Why this side closed it, if it did. What the peer sent before it left can still be read.
+      throw this.#failure ?? error;
     }
   }
 
@@ -214,8 +219,8 @@ export class FramedConn {
   }
 
   /** Reads once; false at the end. */
-  async #fill(): Promise<boolean> {
-    return await this.#bounded(this.#pending ??= this.#read());
+  #fill(): Promise<boolean> {
+    return this.#bounded(this.#pending ??= this.#read());
   }
 
   /** Reads once unless nothing comes soon; false then or at the end. */
@@ -262,18 +267,14 @@ export class FramedConn {
     }
   }
 
-  async #bounded<T>(operation: Promise<T>): Promise<T> {
+  /** The operation, which closes the connection if it takes longer than `timeout`. */
+  #bounded<T>(operation: Promise<T>): Promise<T> {
     const { timeout } = this.options;
-    const timer = timeout && setTimeout(() => {
+    if (!timeout) return operation;
+    const timer = setTimeout(() => {
       this.close(new Deno.errors.TimedOut(`no answer within ${timeout / 1000} s`));
     }, timeout);
-    try {
-      return await operation;
-    } catch (error) {
-      throw this.#failure ??= error;
-    } finally {
-      clearTimeout(timer);
-    }
+    return operation.finally(() => clearTimeout(timer));
   }
 
   #passed(direction: "<" | ">", octets: Uint8Array): void {

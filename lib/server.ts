@@ -13,6 +13,12 @@ import { FramedConn, printable, trace } from "./framing.ts";
 const GRACE = 5000;
 /** Milliseconds before it tries again when the system has no descriptor left. */
 const RETRY = 100;
+/** How accept fails when a peer has hung up while it waited in the backlog. */
+const GONE = [
+  Deno.errors.ConnectionAborted,
+  Deno.errors.ConnectionReset,
+  Deno.errors.NotConnected,
+];
 /** Receives under way at once on a datagram socket, each with its own buffer. */
 const RECEIVERS = 4;
 /** Where unread octets go, of all connections alike. */
@@ -98,7 +104,8 @@ export async function serve(
       }
     } catch (error) {
       if (stopping) break;
-      // No descriptor left, or a peer that went away while it waited: neither ends the server.
+      if (GONE.some((gone) => error instanceof gone)) continue;
+      // No descriptor is left: that must not end the server.
       if (!failing) log(name, `cannot accept, trying again: ${reason(error)}`);
       failing = true;
       await delay(RETRY);
