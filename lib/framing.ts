@@ -13,6 +13,8 @@ const BULK_BUFFER = 65536; // octets to which the buffer grows for a peer that f
 const QUIET = 50; // milliseconds that readMessage takes for an end
 const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
 const CRLF = new Uint8Array([CR, LF]);
+const EMPTY = new Uint8Array(0);
+const CLOSED = new Deno.errors.BadResource("connection closed");
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is data here
 
@@ -38,7 +40,7 @@ export class FramedConn {
   bytesWritten = 0;
   /** When an octet last went either way, by `performance.now()`. */
   lastActive: number = performance.now();
-  #buffer = new Uint8Array(0);
+  #buffer = EMPTY;
   #start = 0;
   #end = 0;
   #pending?: Promise<boolean>;
@@ -188,7 +190,7 @@ export class FramedConn {
   }
 
   /** Closes the connection. What is under way, and all that comes later, throws `why`. */
-  close(why: Error = new Deno.errors.BadResource("connection closed")): void {
+  close(why: Error = CLOSED): void {
     this.#failure ??= why;
     if (!this.#closed) this.conn.close();
     this.#closed = true;

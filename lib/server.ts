@@ -20,7 +20,7 @@ const GONE = [
   Deno.errors.NotConnected,
 ];
 /** Receives under way at once on a datagram socket, each with its own buffer. */
-const RECEIVERS = 4;
+const RECEIVERS = 8;
 /** Where unread octets go, of all connections alike. */
 const SCRATCH = new Uint8Array(65536);
 /**

@@ -45,14 +45,23 @@ export function daytime(now = new Date()): string {
   return `${weekday}, ${month} ${day}, ${year} ${hour}:${minute}:${second}-${timeZoneName}\r\n`;
 }
 
+let line = { second: -1, octets: new Uint8Array() };
+
+/** The line in octets; made once a second, as that costs more than to send it. */
+function octets(): Uint8Array {
+  const second = Math.floor(Date.now() / 1000);
+  if (line.second !== second) line = { second, octets: new TextEncoder().encode(daytime()) };
+  return line.octets;
+}
+
 /** TCP: what the client sends is thrown away, the connection closed after the line. */
 export async function answerConnection(conn: FramedConn): Promise<void> {
-  await conn.writeAll(daytime());
+  await conn.writeAll(octets());
 }
 
 /** UDP: a datagram with the line for each that arrives. */
 export function answerDatagram(): Uint8Array {
-  return new TextEncoder().encode(daytime());
+  return octets();
 }
 
 if (import.meta.main) {

@@ -69,15 +69,14 @@ export async function handleDatagram(
 }
 
 /**
- * The text in capitals. A letter whose capital is longer stays small: a datagram's answer must not
- * outgrow it, or a forged sender's address makes the server a weapon.
+ * The text in capitals, or only its ASCII letters if the capitals of the others take more octets: a
+ * datagram's answer must not outgrow it, or a forged sender's address makes the server a weapon.
  */
 export function upper(text: string): string {
-  const size = (letter: string) => new TextEncoder().encode(letter).length;
-  return text.replace(/\p{Ll}/gu, (letter) => {
-    const capital = letter.toUpperCase();
-    return size(capital) > size(letter) ? letter : capital;
-  });
+  const size = (text: string) => new TextEncoder().encode(text).length;
+  const capitals = text.toUpperCase();
+  if (size(capitals) <= size(text)) return capitals;
+  return text.replace(/[a-z]/g, (letter) => letter.toUpperCase());
 }
 
 if (import.meta.main) {

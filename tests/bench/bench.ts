@@ -1,0 +1,168 @@
+/**
+ * How fast our servers are next to the Python tutorial's programs, and to the same programs in Go
+ * and Node where those are installed.
+ *
+ *     deno task bench               everything installed
+ *     deno task bench python        next to Python only; also: go node
+ *
+ * The servers run on one core and get their load one after the other from the other core, in rounds.
+ * What is printed is the median of the rounds, and of the ratios ours : theirs in each, with the
+ * smallest and the largest. The second ratio, on Linux, is of what they do in a second of their
+ * processor time: it holds where the load, and not the server, is what cannot go faster, as for
+ * connections, of which the kernel does most at the client's side. A machine without Go gets its
+ * load from Python, which is slower.
+ *
+ * @module
+ */
+import { fromFileUrl } from "@std/path";
+import { command, missing, Program, temporaryFolder } from "../helpers.ts";
+
+const ROUNDS = 5;
+const SECONDS = 1;
+const FILE_SIZE = 256 * 1024 * 1024;
+
+const ROWS = [
+  { what: "daytime", script: "daytime_server", unit: "connections/s", per: 1 },
+  { what: "udp_echo", script: "udp_echo", unit: "round trips/s", per: 1 },
+  { what: "file", script: "file_server", unit: "MB/s", per: 1e6 },
+  { what: "socketserver", script: "socketserver", unit: "messages/s", per: 1 },
+];
+const PEERS = { python: "python3", go: "go", node: "node" };
+const SIDES = ["ours", "python", "go", "node"] as const;
+type Side = typeof SIDES[number];
+
+const ONE_CORE = { GOMAXPROCS: "1" };
+
+const peerPath = (name: string) => fromFileUrl(new URL(`peers/${name}`, import.meta.url));
+const pinned = !missing("taskset");
+const onCore = (core: number, argv: string[]) =>
+  pinned ? ["taskset", "-c", `${core}`, ...argv] : argv;
+
+function isInstalled(side: keyof typeof PEERS): boolean {
+  // Where there is no Node, `deno task` puts itself on the path under that name.
+  if (side === "node" && Deno.env.get("PATH")?.includes("/node_compat_bin")) return false;
+  return !missing(PEERS[side]);
+}
+
+/** Compiles a program of `peers/` into `folder`. */
+async function build(name: string, folder: string): Promise<string> {
+  const program = `${folder}/${name}`;
+  const args = ["build", "-o", program, peerPath(`${name}.go`)];
+  const { success } = await new Deno.Command("go", { args, env: { GO111MODULE: "off" } }).output();
+  if (!success) throw new Error(`go build of peers/${name}.go failed`);
+  return program;
+}
+
+/** The command of one side's server; undefined if it has none. */
+async function server(
+  side: Side,
+  { what, script }: typeof ROWS[number],
+  folder: string,
+): Promise<string[] | undefined> {
+  const args = what === "file" ? [`${folder}/file.bin`] : [];
+  switch (side) {
+    case "ours":
+      return [...command(script), "--port", "0", ...args];
+    case "python":
+      // Isolated, or `import socketserver` would find the program itself.
+      return ["python3", "-I", peerPath(`${what}.py`), ...args];
+    case "go":
+      return what === "socketserver" ? undefined : [await build(what, folder), ...args];
+    case "node":
+      return what === "socketserver" ? undefined : ["node", peerPath(`${what}.mjs`), ...args];
+  }
+}
+
+/** What a server did in a round, in a second and in a second of its processor time. */
+type Rates = { rate: number; perCpu: number };
+type Round = Partial<Record<Side, Rates>>;
+
+/** Puts load on a server. */
+async function measure(load: string[], what: string, server: Program): Promise<Rates> {
+  const address = `127.0.0.1:${await server.port()}`;
+  const before = processorSeconds(server.pid);
+  const argv = onCore(1, [...load, what, address, `${SECONDS}`]);
+  await using program = new Program(argv, { env: ONE_CORE });
+  const { code, stdout, stderr } = await program.ended();
+  if (code !== 0) throw new Error(`load on ${what}: ${stderr}`);
+  const [done, seconds] = stdout.split(" ").map(Number);
+  return { rate: done / seconds, perCpu: done / (processorSeconds(server.pid) - before) };
+}
+
+/** The processor time of a process so far; NaN where that cannot be told. */
+function processorSeconds(pid: number): number {
+  try {
+    const threads = Deno.readDirSync(`/proc/${pid}/task`);
+    const spent = threads.map(({ name }) =>
+      Number(Deno.readTextFileSync(`/proc/${pid}/task/${name}/schedstat`).split(" ")[0])
+    );
+    return spent.reduce((sum, nanoseconds) => sum + nanoseconds / 1e9, 0);
+  } catch {
+    return NaN;
+  }
+}
+
+function median(numbers: number[]): number {
+  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
+}
+
+function describe(side: Side, per: number, rounds: Round[]): string {
+  const rates = rounds.map((round) => round[side]?.rate ?? NaN);
+  const rate = Math.round(median(rates) / per).toLocaleString("en-US");
+  if (side === "ours") return rate;
+  const ratios = (key: keyof Rates) =>
+    rounds.map((round) => (round.ours?.[key] ?? NaN) / (round[side]?.[key] ?? NaN));
+  const byClock = ratios("rate");
+  const [middle, least, most, byCpu] = [
+    median(byClock),
+    Math.min(...byClock),
+    Math.max(...byClock),
+    median(ratios("perCpu")),
+  ]
+    .map((ratio) => ratio.toFixed(2));
+  return `${rate}: ${middle} (${least}-${most}), cpu ${byCpu}`;
+}
+
+function printRow(cells: string[]): void {
+  console.log(cells.map((cell, i) => cell.padEnd([26, 9][i] ?? 36)).join(" ").trimEnd());
+}
+
+if (import.meta.main) {
+  const unknown = Deno.args.filter((name) => !(name in PEERS));
+  if (unknown.length > 0) {
+    console.error(`bench: ${unknown.join(" ")} is none of python, go, node`);
+    Deno.exit(2);
+  }
+  const sides = SIDES.filter((side) =>
+    side === "ours" ||
+    (Deno.args.length > 0 ? Deno.args.includes(side) : isInstalled(side))
+  );
+  await using folder = await temporaryFolder();
+  await using programs = new AsyncDisposableStack();
+  await Deno.writeFile(`${folder.path}/file.bin`, new Uint8Array(FILE_SIZE).fill(42));
+  const load = missing("go")
+    ? ["python3", peerPath("load.py")]
+    : [await build("load", folder.path)];
+
+  printRow(["", ...sides.map((side) => side === "ours" ? side : `${side}: ours is x`)]);
+  for (const row of ROWS) {
+    const servers = new Map<Side, Program>();
+    for (const side of sides) {
+      const argv = await server(side, row, folder.path);
+      if (!argv) continue;
+      // What a server prints is not waited for.
+      const quiet = ["sh", "-c", 'exec "$@" >/dev/null', "sh", ...onCore(0, argv)];
+      const program = programs.use(new Program(quiet, { env: ONE_CORE }));
+      await measure(load, row.what, program); // to warm up
+      servers.set(side, program);
+    }
+    const rounds: Round[] = [];
+    while (rounds.length < ROUNDS) {
+      const round: Round = {};
+      for (const [side, program] of servers) round[side] = await measure(load, row.what, program);
+      rounds.push(round);
+    }
+    const cells = sides.map((side) => servers.has(side) ? describe(side, row.per, rounds) : "");
+    printRow([`${row.what}, ${row.unit}`, ...cells]);
+  }
+}

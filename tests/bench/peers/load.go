@@ -1,0 +1,130 @@
+//go:build ignore
+
+// The load on a server: what a client does, over and over for some seconds. Prints how much was
+// done (conversations, bytes of a file, or datagrams that came back) and in how many seconds.
+//
+//	load daytime|file|socketserver|udp_echo ADDRESS SECONDS
+//
+// To ask more than a server on another core can give, it makes bare system calls from one thread:
+// it opens many conversations and only then ends the oldest, which seldom has to be waited for.
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	most   = 20000 // conversations, as each leaves a port in TIME_WAIT
+	window = 64    // datagrams under way
+	size   = 64    // octets of each
+)
+
+var buffer = make([]byte, 1<<20)
+
+func main() {
+	log.SetFlags(0)
+	address, err := netip.ParseAddrPort(os.Args[2])
+	if err != nil {
+		log.Fatal(err)
+	}
+	seconds, err := strconv.ParseFloat(os.Args[3], 64)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}
+	start := time.Now()
+	end := start.Add(time.Duration(seconds * float64(time.Second)))
+	var done int
+	switch what := os.Args[1]; what {
+	case "daytime":
+		done, _, err = converse(server, "", 64, end)
+	case "socketserver":
+		done, _, err = converse(server, "hello world\n", 4, end) // Python keeps 5 waiting
+	case "file":
+		_, done, err = converse(server, "Hello server!\n", 1, end)
+	case "udp_echo":
+		done, err = echo(server, end)
+	default:
+		err = fmt.Errorf("%s: no such load", what)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(done, time.Since(start).Seconds())
+}
+
+// converse connects, greets and reads to the end until the time is up, with up to `open`
+// conversations under way. It returns how many have ended and how many bytes were read.
+func converse(server syscall.Sockaddr, greeting string, open int, end time.Time) (count, bytes int, err error) {
+	var sockets []int
+	for begun := 0; ; {
+		for more := begun < most && time.Now().Before(end); more && len(sockets) < open; begun++ {
+			fd, err := connect(server, syscall.SOCK_STREAM)
+			if err != nil {
+				return count, bytes, err
+			}
+			if _, err := syscall.Write(fd, []byte(greeting)); err != nil {
+				return count, bytes, err
+			}
+			sockets = append(sockets, fd)
+		}
+		if len(sockets) == 0 {
+			return count, bytes, nil
+		}
+		fd := sockets[0]
+		sockets = sockets[1:]
+		for n := 1; n > 0; bytes += n {
+			if n, err = syscall.Read(fd, buffer); err != nil {
+				return count, bytes, err
+			}
+		}
+		if err := syscall.Close(fd); err != nil {
+			return count, bytes, err
+		}
+		count++
+	}
+}
+
+// echo sends datagrams and, for each that comes back, the next. It returns how many came back.
+func echo(server syscall.Sockaddr, end time.Time) (count int, err error) {
+	fd, err := connect(server, syscall.SOCK_DGRAM)
+	if err != nil {
+		return 0, err
+	}
+	wait := syscall.NsecToTimeval(int64(200 * time.Millisecond))
+	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &wait); err != nil {
+		return 0, err
+	}
+	for i := 0; i < window; i++ {
+		if _, err := syscall.Write(fd, buffer[:size]); err != nil {
+			return 0, err
+		}
+	}
+	for count%100 > 0 || time.Now().Before(end) {
+		switch _, err := syscall.Read(fd, buffer); err {
+		case nil:
+			count++
+		case syscall.EAGAIN: // some were lost, this replaces one
+		default:
+			return count, err
+		}
+		if _, err := syscall.Write(fd, buffer[:size]); err != nil {
+			return count, err
+		}
+	}
+	return count, syscall.Close(fd)
+}
+
+func connect(server syscall.Sockaddr, kind int) (fd int, err error) {
+	fd, err = syscall.Socket(syscall.AF_INET, kind, 0)
+	if err != nil {
+		return -1, err
+	}
+	return fd, syscall.Connect(fd, server)
+}

@@ -1,0 +1,64 @@
+"""The load of load.go, for machines without Go. It is slower and may be what the numbers show.
+
+load.py daytime|file|socketserver|udp_echo ADDRESS SECONDS
+"""
+
+import multiprocessing
+import socket
+import sys
+import time
+
+CLIENTS = 4  # conversations at a time
+MOST = 20000  # and altogether, as each leaves a port in TIME_WAIT
+WINDOW = 64  # datagrams under way
+SIZE = 64  # octets of each
+
+
+def converse(address, greeting, most, end):
+    """Connects, greets and reads to the end; returns how many conversations and bytes that were."""
+    buffer = bytearray(1 << 20)
+    count = size = 0
+    while count < most and time.monotonic() < end:
+        with socket.create_connection(address) as conn:
+            conn.sendall(greeting)
+            while n := conn.recv_into(buffer):
+                size += n
+        count += 1
+    return count, size
+
+
+def echo(address, end):
+    """Sends datagrams and, for each that comes back, the next; returns how many came back."""
+    count = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as conn:
+        conn.connect(address)
+        conn.settimeout(0.2)
+        datagram = bytes(SIZE)
+        for _ in range(WINDOW):
+            conn.send(datagram)
+        try:
+            while time.monotonic() < end:
+                conn.recv(SIZE)
+                count += 1
+                conn.send(datagram)
+        except TimeoutError:
+            pass  # nothing is under way any more
+    return count
+
+
+if __name__ == "__main__":
+    what, address, seconds = sys.argv[1:]
+    host, _, port = address.rpartition(":")
+    address = host, int(port)
+    start = time.monotonic()
+    end = start + float(seconds)
+    if what == "udp_echo":
+        done = echo(address, end)
+    elif what == "file":
+        done = converse(address, b"Hello server!\n", MOST, end)[1]
+    else:
+        greeting = b"hello world\n" if what == "socketserver" else b""
+        with multiprocessing.Pool(CLIENTS) as pool:
+            arguments = [(address, greeting, MOST // CLIENTS, end)] * CLIENTS
+            done = sum(count for count, _ in pool.starmap(converse, arguments))
+    print(done, time.monotonic() - start)
