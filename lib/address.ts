@@ -194,9 +194,9 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
 }
 
 async function readPem(path: string): Promise<string> {
-  return await Deno.readTextFile(path).catch((error) => {
-    throw named(path, error);
-  });
+  const text = await Deno.readTextFile(path);
+  if (!text.includes("-----BEGIN ")) throw new Error(`${path}: not PEM`);
+  return text;
 }
 
 /** The endpoint's address as people read it. */
@@ -204,13 +204,15 @@ export function formatEndpoint({ host: hostname, port, unix: path }: Endpoint): 
   return formatAddress(path ? { transport: "unix", path } : { transport: "tcp", hostname, port });
 }
 
-/** What went wrong, as people read it: one line without the system's number for it. */
+/** What went wrong, as people read it: a line, without the system's number, and a file's name first. */
 export function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
   if (message.endsWith("InvalidContentType")) return "the other side does not speak TLS";
-  const [line] = message.replace(/ \(os error \d+\).*/s, "").split("\n");
-  return /^[A-Z][a-z]/.test(line) ? line[0].toLowerCase() + line.slice(1) : line;
+  const [line] = message.split("\n");
+  const [, what, path] = /^(.*?) \(os error \d+\)(?:: \w+ '(.*?)')?/.exec(line) ?? ["", line];
+  const lower = /^[A-Z][a-z]/.test(what) ? what[0].toLowerCase() + what.slice(1) : what;
+  return path ? `${path}: ${lower}` : lower;
 }
 
 /** The error, of the same class, its message now `where` it happened and the {@linkcode reason}. */

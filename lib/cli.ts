@@ -230,6 +230,7 @@ export class Terminal {
     this.#editor.setPrompt(prompt);
     if (this.#asking) this.#editor.prompt();
     const { value, done } = await this.#lines.next();
+    if (done) this.close();
     this.#asking = false;
     return done ? null : value;
   }

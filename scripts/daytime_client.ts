@@ -30,7 +30,9 @@ function decode(answer: Uint8Array): string {
 
 /** TCP: the server answers a connection, without a question. */
 export async function ask(conn: FramedConn): Promise<string> {
-  return decode(await conn.readToEnd(MAX_ANSWER));
+  const answer = await conn.readToEnd(MAX_ANSWER);
+  if (answer.length === 0) throw new Error(`${conn.peer}: hung up without an answer`);
+  return decode(answer);
 }
 
 if (import.meta.main) {

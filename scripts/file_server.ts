@@ -27,7 +27,7 @@
  * @module
  */
 import { join } from "@std/path";
-import { listen, reason } from "../lib/address.ts";
+import { listen } from "../lib/address.ts";
 import { main, serverFlags, stopSignal } from "../lib/cli.ts";
 import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
 import { serve } from "../lib/server.ts";
@@ -77,6 +77,7 @@ export async function folderHandler(path: string): Promise<(conn: FramedConn) =>
       if (error instanceof LimitError) await conn.writeLine("ERROR request too long");
       if (!(error instanceof Refusal)) throw error;
       await conn.writeLine(`ERROR ${error.message}`);
+      if (error.cause) throw error.cause; // for the log, as it may tell what clients need not know
     }
   };
 }
@@ -95,7 +96,7 @@ async function openInside(root: string, name: string): Promise<Deno.FsFile> {
     return await Deno.open(path);
   } catch (error) {
     if (error === missing || error instanceof Deno.errors.NotFound) throw missing;
-    throw new Refusal(`cannot open ${printable(name)}: ${reason(error)}`);
+    throw new Refusal(`cannot open ${printable(name)}`, { cause: error });
   }
 }
 

@@ -24,7 +24,9 @@ const MAX_ANSWER = 1024; // octets
 
 /** Reads what the server says until it hangs up. */
 export async function receive(conn: FramedConn): Promise<string> {
-  return new TextDecoder().decode(await conn.readToEnd(MAX_ANSWER)).trimEnd();
+  const answer = await conn.readToEnd(MAX_ANSWER);
+  if (answer.length === 0) throw new Error(`${conn.peer}: hung up without an answer`);
+  return new TextDecoder().decode(answer).trimEnd();
 }
 
 if (import.meta.main) {
