@@ -14,11 +14,8 @@ const GRACE = 5000;
 /** Milliseconds before it tries again when the system has no descriptor left. */
 const RETRY = 100;
 /** How accept fails when a peer has hung up while it waited in the backlog. */
-const GONE = [
-  Deno.errors.ConnectionAborted,
-  Deno.errors.ConnectionReset,
-  Deno.errors.NotConnected,
-];
+const { ConnectionAborted, ConnectionReset, NotConnected } = Deno.errors;
+const GONE = [ConnectionAborted, ConnectionReset, NotConnected];
 /** Receives under way at once on a datagram socket, each with its own buffer. */
 const RECEIVERS = 8;
 /** Where unread octets go, of all connections alike. */
@@ -52,7 +49,6 @@ export async function serve(
   const { name, signal, maxConnections = 1000, idleTimeout = 300_000, allowFrom } = options;
   /** The connections, each with the time at which its handler was done. */
   const active = new Map<FramedConn, number>();
-  let stopping = false;
   let wake = () => {};
   const change = () => new Promise<void>((resolve) => wake = resolve);
 
@@ -82,13 +78,12 @@ export async function serve(
   }, Math.min(1000, idleTimeout / 4));
 
   onAbort(signal, () => {
-    stopping = true;
     listener.close();
     wake();
   });
   log(name, `listening on ${formatAddress(listener.addr)}`);
   let failing = false;
-  while (!stopping) {
+  while (!signal?.aborted) {
     if (active.size >= maxConnections) {
       await change();
       continue;
@@ -103,7 +98,7 @@ export async function serve(
         converse(new FramedConn(conn, options));
       }
     } catch (error) {
-      if (stopping) break;
+      if (signal?.aborted) break;
       if (GONE.some((gone) => error instanceof gone)) continue;
       // No descriptor is left: that must not end the server.
       if (!failing) log(name, `cannot accept, trying again: ${reason(error)}`);
@@ -138,7 +133,6 @@ export async function serveDatagrams(
   options: ServeOptions,
 ): Promise<void> {
   const { name, signal, allowFrom } = options;
-  let stopping = false;
 
   async function answer(data: Uint8Array, from: Deno.Addr): Promise<void> {
     const peer = formatAddress(from);
@@ -156,13 +150,13 @@ export async function serveDatagrams(
   // Buffers used again, and a few receives at once, measured twice the rate of `for await`.
   async function receive(): Promise<void> {
     const buffer = new Uint8Array(65536);
-    while (!stopping) {
+    while (!signal?.aborted) {
       try {
         const [data, from] = await socket.receive(buffer);
         if ("port" in from && UNANSWERED.has(from.port)) continue;
         if (!allowFrom || isAllowed(allowFrom, from)) await answer(data, from);
       } catch (error) {
-        if (stopping) return;
+        if (signal?.aborted) return;
         log(name, `cannot receive, trying again: ${reason(error)}`);
         await delay(RETRY);
       }
@@ -173,7 +167,6 @@ export async function serveDatagrams(
   // Deno takes one operation at a time on a Unix socket.
   for (let i = 0; i < (socket.addr.transport === "udp" ? RECEIVERS : 1); i++) receive();
   await new Promise<void>((resolve) => onAbort(signal, resolve));
-  stopping = true;
   await closeDatagrams(socket);
 }
 
