@@ -104,10 +104,12 @@ export async function listen(endpoint: Endpoint): Promise<Deno.Listener> {
 /**
  * Binds a datagram socket: UDP, or with `unix` a Unix domain socket of whole datagrams.
  *
- * @throws the system's error, {@linkcode named} after the address.
+ * @throws {UsageError} if TLS is asked for, too; else the system's error, {@linkcode named} after
+ * the address.
  */
 export async function listenDatagrams(endpoint: Endpoint): Promise<Deno.DatagramConn> {
-  const { host: hostname, port, unix: path } = endpoint;
+  const { host: hostname, port, unix: path, tls, cert } = endpoint;
+  if (tls || cert) throw new UsageError("TLS does not go with datagrams");
   try {
     if (path) await removeStale(path);
     if (path) return Deno.listenDatagram({ transport: "unixpacket", path });
@@ -138,7 +140,7 @@ export async function connectDatagrams(
   });
   const anywhere = familyOf(hostname) === "ipv6" ? "::" : "0.0.0.0";
   const local = /^127\.|^::1$/.test(hostname) ? hostname : anywhere;
-  const socket = await listenDatagrams({ host: local, port: 0 });
+  const socket = await listenDatagrams({ ...endpoint, host: local, port: 0 });
   return { socket, server: { transport: "udp", hostname, port } };
 }
 

@@ -6,6 +6,7 @@
  */
 import * as process from "node:process";
 import * as readline from "node:readline";
+import { isIP } from "node:net";
 import { parseArgs } from "@std/cli/parse-args";
 import { format } from "@std/fmt/bytes";
 import { type Endpoint, parseAccessList, reason, UsageError } from "./address.ts";
@@ -76,7 +77,10 @@ export function seconds(text: string): number {
   return number(0.001, 2e6, false)(text) * 1000;
 }
 
-const port = (help: string, port: number) => flag("N", help, number(0, 65535), `${port}`);
+const host = (text: string) => {
+  if (!text.includes(":") || isIP(text) === 6) return text;
+  throw new UsageError(`${text} is neither a name nor an IP address (--port has the port)`);
+};
 const unix = optional("PATH", "a Unix domain socket instead");
 const trace = toggle("print both directions of the wire on stderr");
 
@@ -84,11 +88,12 @@ const trace = toggle("print both directions of the wire on stderr");
 export function serverFlags(
   defaultPort: number,
 ): Flags<
-  Pick<Endpoint, "host" | "port" | "unix" | "cert" | "key"> & Omit<ServeOptions, "name" | "signal">
+  & Pick<Endpoint, "host" | "port" | "unix" | "cert" | "key">
+  & Omit<ServeOptions, "name" | "signal" | "log">
 > {
   return {
-    host: flag("H", "address to bind", String, "127.0.0.1"),
-    port: port("port to bind, 0 for a free one", defaultPort),
+    host: flag("H", "address to bind", host, "127.0.0.1"),
+    port: flag("N", "port to bind, 0 for a free one", number(0, 65535), `${defaultPort}`),
     unix,
     cert: optional("FILE", "TLS from the first byte, with this certificate (PEM)"),
     key: optional("FILE", "and its private key (PEM)"),
@@ -108,8 +113,8 @@ export function clientFlags(
   serverPort: number,
 ): Flags<Pick<Endpoint, "host" | "port" | "unix" | "tls" | "ca"> & Required<FramedConnOptions>> {
   return {
-    host: flag("H", "the server's name or address", String, "127.0.0.1"),
-    port: port("the server's port", serverPort),
+    host: flag("H", "the server's name or address", host, "127.0.0.1"),
+    port: flag("N", "the server's port", number(1, 65535), `${serverPort}`),
     unix,
     tls: toggle("TLS from the first byte, the server verified"),
     ca: optional("FILE", "trust these root certificates too (PEM)"),
@@ -183,9 +188,9 @@ function help<V>({ name, about, usage, permissions, flags }: Program<V>): string
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
     .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
   const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
+  const files = "unix" in flags ? "\nFILE and PATH need --allow-read, PATH --allow-write too." : "";
   return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
--p is --port, -h is --help. Besides ${permissions}, files and Unix sockets need --allow-read and
-Unix sockets --allow-write.`;
+Short: -p, -h. Permissions: ${permissions}.${files}`;
 }
 
 function kebab(key: string): string {
@@ -223,9 +228,11 @@ export class Terminal {
   });
   readonly #lines = this.#editor[Symbol.asyncIterator]();
   #asking = false;
+  #closed = false;
 
-  /** The next line, or null at the end (Ctrl-D). */
+  /** The next line, or null at the end (Ctrl-D) and after it. */
   async readLine(prompt: string): Promise<string | null> {
+    if (this.#closed) return null;
     this.#asking = this.interactive;
     this.#editor.setPrompt(prompt);
     if (this.#asking) this.#editor.prompt();
@@ -250,6 +257,7 @@ export class Terminal {
   close(): void {
     if (this.#asking) console.log();
     this.#asking = false;
+    this.#closed = true;
     this.#editor.close();
   }
 }

@@ -274,7 +274,7 @@ export class FramedConn {
     const { timeout } = this.options;
     if (!timeout) return operation;
     const timer = setTimeout(() => {
-      this.close(new Deno.errors.TimedOut(`no answer within ${timeout / 1000} s`));
+      this.close(new Deno.errors.TimedOut(`no answer within ${timeout / 1000} s (--timeout)`));
     }, timeout);
     return operation.finally(() => clearTimeout(timer));
   }
@@ -321,7 +321,7 @@ export async function askDatagram(
         if (!(error instanceof DOMException)) throw error;
       }
       if (wait < left) again(wait);
-      else throw new Deno.errors.TimedOut(`${peer}: no answer, ${tries} datagrams sent`);
+      else throw new Deno.errors.TimedOut(`${peer}: no answer (datagrams sent: ${tries})`);
     }
   } finally {
     await closeDatagrams(socket);

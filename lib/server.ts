@@ -35,6 +35,7 @@ export type ServeOptions = {
   idleTimeout?: number; // milliseconds of silence after which one is closed; none: 300,000
   allowFrom?: BlockList; // who is served; none: everyone
   trace?: boolean; // print both directions of the wire on stderr
+  log?: (line: string) => void; // where the log goes; none: to stderr
 };
 
 /**
@@ -46,7 +47,8 @@ export async function serve(
   handler: (conn: FramedConn) => Promise<void>,
   options: ServeOptions,
 ): Promise<void> {
-  const { name, signal, maxConnections = 1000, idleTimeout = 300_000, allowFrom } = options;
+  const { signal, maxConnections = 1000, idleTimeout = 300_000, allowFrom } = options;
+  const log = logger(options);
   /** The connections, each with the time at which its handler was done. */
   const active = new Map<FramedConn, number>();
   let wake = () => {};
@@ -57,7 +59,7 @@ export async function serve(
     try {
       await handler(conn);
     } catch (error) {
-      log(name, `${conn.peer}: ${reason(error)}`);
+      log(`${conn.peer}: ${reason(error)}`);
     }
     active.set(conn, performance.now());
     // It fails if the peer is gone or was given up, which the handler has met if it mattered.
@@ -81,7 +83,7 @@ export async function serve(
     listener.close();
     wake();
   });
-  log(name, `listening on ${formatAddress(listener.addr)}`);
+  log(`listening on ${formatAddress(listener.addr)}`);
   let failing = false;
   while (!signal?.aborted) {
     if (active.size >= maxConnections) {
@@ -92,7 +94,7 @@ export async function serve(
       const conn = await listener.accept();
       failing = false;
       if (allowFrom && !isAllowed(allowFrom, conn.remoteAddr)) {
-        log(name, `${formatAddress(conn.remoteAddr)}: refused, not in --allow-from`);
+        log(`${formatAddress(conn.remoteAddr)}: refused, not in --allow-from`);
         conn.close();
       } else {
         converse(new FramedConn(conn, options));
@@ -101,15 +103,18 @@ export async function serve(
       if (signal?.aborted) break;
       if (GONE.some((gone) => error instanceof gone)) continue;
       // No descriptor is left: that must not end the server.
-      if (!failing) log(name, `cannot accept, trying again: ${reason(error)}`);
+      if (!failing) log(`cannot accept, trying again: ${reason(error)}`);
       failing = true;
       await delay(RETRY);
     }
   }
 
+  if (active.size > 0) {
+    log(`stopping, ${GRACE / 1000} s for open connections (${active.size}); Ctrl-C again: none`);
+  }
   const grace = setTimeout(() => {
     for (const [conn, finished] of active) {
-      if (finished === Infinity) log(name, `${conn.peer}: cut off`);
+      if (finished === Infinity) log(`${conn.peer}: cut off`);
       conn.close();
     }
     active.clear();
@@ -132,7 +137,8 @@ export async function serveDatagrams(
   handler: (data: Uint8Array, from: Deno.Addr) => Answer | Promise<Answer>,
   options: ServeOptions,
 ): Promise<void> {
-  const { name, signal, allowFrom } = options;
+  const { signal, allowFrom } = options;
+  const log = logger(options);
 
   async function answer(data: Uint8Array, from: Deno.Addr): Promise<void> {
     const peer = formatAddress(from);
@@ -143,7 +149,7 @@ export async function serveDatagrams(
       if (options.trace) trace(">", peer, reply);
       await socket.send(reply, from);
     } catch (error) {
-      log(name, `${peer}: ${reason(error)}`);
+      log(`${peer}: ${reason(error)}`);
     }
   }
 
@@ -157,13 +163,13 @@ export async function serveDatagrams(
         if (!allowFrom || isAllowed(allowFrom, from)) await answer(data, from);
       } catch (error) {
         if (signal?.aborted) return;
-        log(name, `cannot receive, trying again: ${reason(error)}`);
+        log(`cannot receive, trying again: ${reason(error)}`);
         await delay(RETRY);
       }
     }
   }
 
-  log(name, `listening on ${formatAddress(socket.addr)} (${socket.addr.transport})`);
+  log(`listening on ${formatAddress(socket.addr)} (${socket.addr.transport})`);
   // Deno takes one operation at a time on a Unix socket.
   for (let i = 0; i < (socket.addr.transport === "udp" ? RECEIVERS : 1); i++) receive();
   await new Promise<void>((resolve) => onAbort(signal, resolve));
@@ -175,6 +181,6 @@ function onAbort(signal: AbortSignal | undefined, action: () => void): void {
   else signal?.addEventListener("abort", action, { once: true });
 }
 
-function log(name: string, line: string): void {
-  console.error(`${name}: ${printable(line)}`); // an error may quote what the network sent
+function logger({ name, log = console.error }: ServeOptions): (line: string) => void {
+  return (line) => log(`${name}: ${printable(line)}`); // an error may quote what the network sent
 }

@@ -65,7 +65,7 @@ if (import.meta.main) {
     permissions: "--allow-net",
     flags: clientFlags(PORT),
   }, async (flags) => {
-    // Here nobody must answer within a time.
+    // No timeout for replies: somebody types them, if at all.
     using conn = new FramedConn(await connect(flags), { trace: flags.trace });
     const terminal = new Terminal();
     const ended = await chat(conn, terminal, flags.timeout).finally(() => terminal.close());

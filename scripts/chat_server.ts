@@ -1,7 +1,8 @@
 #!/usr/bin/env -S deno run --allow-net
 /**
  * A server to chat with one client at a time: it prints what the client says, and its operator
- * types the answers. When one client is gone the next has its turn.
+ * types the answers. When one client is gone the next has its turn. Unlike the listing's, both
+ * sides may say more than one thing before the other answers.
  *
  *     deno run --allow-net scripts/chat_server.ts
  *     deno run --allow-net scripts/chat_client.ts
@@ -26,30 +27,48 @@ import { serve } from "../lib/server.ts";
 
 const PORT = 5001;
 
-/** The operator's side of the conversation. */
-export type Operator = {
-  print: (line: string) => void;
-  /** Resolves to the line typed, or to null if there will be none. */
-  readLine: (prompt: string) => Promise<string | null>;
-};
+/** Makes the handler of connections: the operator reads what the client says, and answers. */
+export function chat(
+  operator: Pick<Terminal, "interactive" | "print" | "readLine">,
+): (conn: FramedConn) => Promise<void> {
+  let client: FramedConn | undefined;
+  let speaking: Promise<void> | undefined;
+  let unanswered = 0;
+  let heard = () => {};
 
-/** Makes the handler of connections: each message that comes is printed and then answered. */
-export function chat(operator: Operator): (conn: FramedConn) => Promise<void> {
-  // A line that nobody finished before the client left is for the next one.
-  let typing: Promise<string | null> | undefined;
-  const answer = () =>
-    typing ??= operator.readLine("type message: ").finally(() => typing = undefined);
+  async function hear(conn: FramedConn): Promise<void> {
+    for (let message; (message = await conn.readMessage()) !== null;) {
+      operator.print(` from client: ${printable(message.toUpperCase())}`);
+      unanswered++;
+      heard();
+    }
+  }
+
+  async function speak(): Promise<void> {
+    for (;;) {
+      // Somebody who types sees what there is to answer. A pipe's lines are kept, one a message.
+      while (!operator.interactive && unanswered === 0) {
+        await new Promise<void>((resolve) => heard = resolve);
+      }
+      unanswered--;
+      const line = await operator.readLine("type message: ");
+      if (line === null) return;
+      if (!client) operator.print("Nobody is connected, this was not sent.");
+      // If that fails the connection is broken, which hear() meets, too.
+      else await client.writeAll(line + "\n").catch(() => {});
+    }
+  }
 
   return async (conn) => {
     operator.print(`Connection from: ${conn.peer}`);
-    for (let next = conn.readMessage();;) {
-      const message = await next;
-      if (message === null) return;
-      operator.print(` from client: ${printable(message.toUpperCase())}`);
-      // While the operator types, the client may say more, or leave and let the next one in.
-      next = conn.readMessage();
-      const first = await Promise.race([next.then(() => undefined), answer()]);
-      if (typeof first === "string") await conn.writeAll(first + "\n");
+    client = conn;
+    speaking ??= speak();
+    try {
+      await hear(conn);
+    } finally {
+      client = undefined;
+      unanswered = 0;
+      operator.print(`Connection closed: ${conn.peer}`);
     }
   };
 }
@@ -65,6 +84,9 @@ if (import.meta.main) {
     },
   }, async (flags) => {
     const listener = await listen(flags);
-    await serve(listener, chat(new Terminal()), { ...flags, signal: stopSignal() });
+    const terminal = new Terminal();
+    // A line of the log must not get into the one being typed.
+    const log = terminal.interactive ? terminal.print.bind(terminal) : undefined;
+    await serve(listener, chat(terminal), { ...flags, signal: stopSignal(), log });
   });
 }

@@ -45,23 +45,14 @@ export function daytime(now = new Date()): string {
   return `${weekday}, ${month} ${day}, ${year} ${hour}:${minute}:${second}-${timeZoneName}\r\n`;
 }
 
-let line = { second: -1, octets: new Uint8Array() };
-
-/** The line in octets; made once a second, as that costs more than to send it. */
-function octets(): Uint8Array {
-  const second = Math.floor(Date.now() / 1000);
-  if (line.second !== second) line = { second, octets: new TextEncoder().encode(daytime()) };
-  return line.octets;
-}
-
 /** TCP: what the client sends is thrown away, the connection closed after the line. */
 export async function answerConnection(conn: FramedConn): Promise<void> {
-  await conn.writeAll(octets());
+  await conn.writeAll(daytime());
 }
 
 /** UDP: a datagram with the line for each that arrives. */
 export function answerDatagram(): Uint8Array {
-  return octets();
+  return new TextEncoder().encode(daytime());
 }
 
 if (import.meta.main) {

@@ -17,7 +17,7 @@
  * | `f.close()`, `s.close()` | `using`: `file.close()`, `conn.close()` |
  *
  * Under its own name a file is only ever whole. Until then it is `NAME.part`, which `--resume`
- * continues. Without a name nobody says how long the file is, and a server that dies looks like
+ * continues, trusting that the server's file is still the same. Without a name nobody says how long the file is, and a server that dies looks like
  * one that is done: the listing's protocol cannot tell, which is what the `OK` line is for.
  *
  * @module
@@ -55,7 +55,7 @@ export async function receiveFile(
   await file.seek(0, Deno.SeekMode.End);
   const draw = total === undefined ? () => {} : progressBar(total);
   for (draw(size); total === undefined || size < total; draw(size)) {
-    const data = await conn.readSome(total && total - size);
+    const data = await conn.readSome(total === undefined ? Infinity : total - size);
     if (data === null) break;
     for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
     size += data.length;

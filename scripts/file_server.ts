@@ -37,6 +37,9 @@ const MAX_REQUEST = 4096; // octets
 // The larger the pieces, the faster a file goes; but each reader who does not read holds one.
 const BUFFER = 2 * 1024 * 1024; // octets
 
+/** A request that is answered with `ERROR` and the message. */
+class Refusal extends Error {}
+
 /** Sends the octets of `file` from `offset` to `size`. */
 async function sendFile(conn: FramedConn, file: Deno.FsFile, size: number, offset = 0) {
   await file.seek(offset, Deno.SeekMode.Start);
@@ -75,15 +78,13 @@ export async function folderHandler(path: string): Promise<(conn: FramedConn) =>
       await sendFile(conn, file, size, offset);
     } catch (error) {
       if (error instanceof LimitError) await conn.writeLine("ERROR request too long");
+      // What else fails is for the log, and in the middle of a file there is no telling the client.
       if (!(error instanceof Refusal)) throw error;
       await conn.writeLine(`ERROR ${error.message}`);
       if (error.cause) throw error.cause; // for the log, as it may tell what clients need not know
     }
   };
 }
-
-/** A request that gets an `ERROR`. */
-class Refusal extends Error {}
 
 /** Opens a file below `root`; no name, and no symbolic link, leads out of it. */
 async function openInside(root: string, name: string): Promise<Deno.FsFile> {

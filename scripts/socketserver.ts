@@ -11,7 +11,7 @@
  *
  * | Python | Deno |
  * | --- | --- |
- * | `class MyTCPHandler(BaseRequestHandler)` | `handler()`, a function that makes one |
+ * | `MyTCPHandler.handle()` | `handleConnection()`, `handleDatagram()` |
  * | `self.request.recv(1024).strip()` | `conn.readMessage()`, `.trim()` |
  * | `self.client_address` | `conn.peer`: `conn.remoteAddr` |
  * | `input("enter text .. ")` | `terminal.readLine()` |
@@ -32,13 +32,16 @@ const TRANSPORTS = ["tcp", "udp", "unix", "unixpacket"] as const;
 const REPLY = Deno.stdin.isTerminal() ? "prompt" : "upper";
 
 /** Takes what a client wrote and gives the answer; undefined: none. */
-export type Handler = (text: string, client: string) => Promise<string | undefined>;
+export type Respond = (text: string, client: string) => Promise<string | undefined>;
 
-/** Makes the handler of what `reply` says, for one request at a time, as the listing's server. */
-export function handler(
+/**
+ * What both handlers do between receiving and sending: print the text, and answer what `reply`
+ * makes of it. One request at a time, as in the listing's server.
+ */
+export function responder(
   print: (line: string) => void,
   reply: (text: string) => string | Promise<string | null>,
-): Handler {
+): Respond {
   let before: Promise<unknown> = Promise.resolve();
   return (text, client) => {
     const answer = before.then(async () => {
@@ -51,20 +54,20 @@ export function handler(
   };
 }
 
-/** The handler on a connection: one message, one answer. */
-export async function handleConnection(handle: Handler, conn: FramedConn): Promise<void> {
+/** `handle()` for TCP and Unix stream sockets: one message, one answer. */
+export async function handleConnection(respond: Respond, conn: FramedConn): Promise<void> {
   const text = await conn.readMessage();
-  const answer = text === null ? undefined : await handle(text, conn.peer);
+  const answer = text === null ? undefined : await respond(text, conn.peer);
   if (answer !== undefined) await conn.writeAll(answer);
 }
 
-/** The handler on a datagram. */
+/** `handle()` for UDP and Unix datagram sockets, which Deno calls `unixpacket`. */
 export async function handleDatagram(
-  handle: Handler,
+  respond: Respond,
   data: Uint8Array,
   from: Deno.Addr,
 ): Promise<Uint8Array | undefined> {
-  const answer = await handle(new TextDecoder().decode(data), formatAddress(from));
+  const answer = await respond(new TextDecoder().decode(data), formatAddress(from));
   return answer === undefined ? undefined : new TextEncoder().encode(answer);
 }
 
@@ -100,17 +103,19 @@ if (import.meta.main) {
       throw new UsageError(`${transport} needs --unix PATH`);
     }
     const terminal = flags.reply === "prompt" ? new Terminal() : undefined;
-    const handle = handler(
+    // A line of the log must not get into the one being typed.
+    const log = terminal?.interactive ? terminal.print.bind(terminal) : undefined;
+    const respond = responder(
       (line) => terminal ? terminal.print(line) : console.log(line),
       (text) => terminal ? terminal.readLine("enter text .. ") : upper(text),
     );
-    const options = { ...flags, signal: stopSignal() };
+    const options = { ...flags, signal: stopSignal(), log };
     if (transport === "tcp" || transport === "unix") {
       const listener = await listen(flags);
-      await serve(listener, (conn) => handleConnection(handle, conn), options);
+      await serve(listener, (conn) => handleConnection(respond, conn), options);
     } else {
       const socket = await listenDatagrams(flags);
-      await serveDatagrams(socket, (data, from) => handleDatagram(handle, data, from), options);
+      await serveDatagrams(socket, (data, from) => handleDatagram(respond, data, from), options);
     }
   });
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env -S deno run --allow-net
 /**
  * A client for UDP: sends a message, waits for what comes back, and sends again if nothing does,
- * as datagrams get lost. With `--count` it is a ping, which measures round trips and losses.
+ * as datagrams get lost (`askDatagram()` in `lib/framing.ts` is all of that). With `--count` it is a
+ * ping, which measures round trips and losses.
  *
  *     deno run --allow-net scripts/udp_echo.ts
  *     deno run --allow-net scripts/udp_client.ts "hello"
@@ -62,7 +63,7 @@ export async function ping(
       const now = performance.now();
       if (options.trace) trace("<", formatAddress(from), data);
       const number = parseInt(new TextDecoder().decode(data));
-      // Somebody else's datagram, or one that is no echo of ours.
+      // Not from the server, or not one of the numbers that were sent.
       if (formatAddress(from) !== peer || !(number in sentAt)) continue;
       if (roundTrips.has(number)) duplicates++;
       else roundTrips.set(number, now - sentAt[number]);

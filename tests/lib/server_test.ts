@@ -210,7 +210,10 @@ Deno.test({
     assertEquals(await say(client, "still here"), "still here");
     client.close();
     await server.ended;
-    assertEquals(server.said.lines, [`test: listening on 127.0.0.1:${server.endpoint.port}`]);
+    assertEquals(server.said.lines, [
+      `test: listening on 127.0.0.1:${server.endpoint.port}`,
+      "test: stopping, 5 s for open connections (1); Ctrl-C again: none",
+    ]);
   },
 });
 

@@ -69,31 +69,35 @@ Deno.test({
 });
 
 Deno.test({
-  name: "chat: a line that the operator had begun is for the next client",
+  name: "chat: the operator sees a client leave, and what is typed for nobody goes nowhere",
   ignore: !mayConnect,
   async fn() {
     const operator = new Person();
     const serve = chatAsServer(operator);
-    for (const answer of [undefined, "for you"]) {
+    for (const [answer, lines] of [["for you", 3], ["for you, too", 7]] as const) {
       const { near, far } = await pair();
       using client = new FramedConn(far);
       const served = serve(near).then(() => near.close());
       await client.writeAll("hi\n");
-      await operator.printed(answer ? 4 : 2);
-      assertEquals(operator.prompts.length, 1); // once for both
-      if (answer) {
-        operator.type(answer);
-        assertEquals(await client.readLine(), answer);
-      }
+      await operator.printed(lines - 1);
+      operator.type(answer);
+      assertEquals(await client.readLine(), answer);
       await far.closeWrite();
       await served;
+      await operator.printed(lines);
+      operator.type("too late");
+      await operator.printed(lines + 1);
     }
-    assertEquals(operator.lines.map((line) => line.replace(/\d+$/, "")), [
+    const conversation = [
       "Connection from: 127.0.0.1:",
       " from client: HI",
-      "Connection from: 127.0.0.1:",
-      " from client: HI",
-    ]);
+      "Connection closed: 127.0.0.1:",
+      "Nobody is connected, this was not sent.",
+    ];
+    assertEquals(
+      operator.lines.map((line) => line.replace(/\d+$/, "")),
+      [...conversation, ...conversation],
+    );
   },
 });
 

@@ -313,7 +313,7 @@ Deno.test({
       ...["--port", `${server.port}`, "--timeout", "0.3", "file"],
     ], { cwd: folder.path });
     assertEquals(code, 1);
-    assertMatch(stderr, /^file_client: .*no answer within 0\.3 s\n$/);
+    assertMatch(stderr, /^file_client: .*no answer within 0\.3 s \(--timeout\)\n$/);
     assertEquals(names(folder.path), ["file.part"]);
     assertEquals(await Deno.readTextFile(`${folder.path}/file.part`), "some");
   },

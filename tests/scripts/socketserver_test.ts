@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
-import { handleConnection, handleDatagram, handler, upper } from "../../scripts/socketserver.ts";
+import { handleConnection, handleDatagram, responder, upper } from "../../scripts/socketserver.ts";
 import { askByDatagram, askConnection } from "../../scripts/socketserver_client.ts";
 import { mayConnect, mayRun, missing, pair, run, start, temporaryFolder } from "../helpers.ts";
 import { certificate } from "./rig.ts";
@@ -50,7 +50,7 @@ Deno.test("the handler serves one request at a time, and survives one that fails
     if (text === "bad") throw new Error("no reply");
     return new Promise<string | null>((resolve) => asked.push(resolve));
   };
-  const handle = handler((line) => printed.push(line), replies);
+  const handle = responder((line) => printed.push(line), replies);
   const answers = ["one\n", "bad", "two\x1b\r\n", "end"].map((text, i) =>
     handle(text, `client ${i}`).catch((error) => `${error}`)
   );
@@ -77,7 +77,7 @@ Deno.test({
     ) {
       const { near, far } = await pair();
       using client = new FramedConn(far);
-      const served = handleConnection(handler(() => {}, upper), near).then(() => near.close());
+      const served = handleConnection(responder(() => {}, upper), near).then(() => near.close());
       if (said) await client.writeAll(said);
       else await far.closeWrite();
       assertEquals(new TextDecoder().decode(await client.readToEnd(100)), answer);
@@ -89,12 +89,12 @@ Deno.test({
 Deno.test("one datagram gets one answer, or none", async () => {
   const from = { transport: "udp", hostname: "::1", port: 5 } as const;
   const printed: string[] = [];
-  const handle = handler((line) => printed.push(line), (text) => text === "x" ? "" : upper(text));
+  const handle = responder((line) => printed.push(line), (text) => text === "x" ? "" : upper(text));
   const ask = (text: string) => handleDatagram(handle, new TextEncoder().encode(text), from);
   assertEquals(await ask("hi\n"), new TextEncoder().encode("HI"));
   assertEquals(await ask("x"), new Uint8Array());
   assertEquals(printed, ["[::1]:5 wrote:", "hi", "[::1]:5 wrote:", "x"]);
-  const silent = handler(() => {}, () => Promise.resolve(null));
+  const silent = responder(() => {}, () => Promise.resolve(null));
   assertEquals(await handleDatagram(silent, new Uint8Array(), from), undefined);
 });
 

@@ -112,7 +112,7 @@ Deno.test({
     assertEquals(
       stderr,
       again(0.5) +
-        `udp_client: 127.0.0.1:${deaf.port}: no answer, 2 datagrams sent\n`,
+        `udp_client: 127.0.0.1:${deaf.port}: no answer (datagrams sent: 2)\n`,
     );
     assertEquals(deaf.seen, ["anybody?", "anybody?"]);
   },
