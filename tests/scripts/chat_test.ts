@@ -150,6 +150,7 @@ Deno.test({
     await server.type("to the second\n");
     assertEquals(await second.readLine(), "to the second");
     second.close();
+    await server.until(/(Connection closed: [^]*){2}/);
 
     server.signal("SIGINT");
     const { code: end, stderr } = await server.ended();
