@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { connect } from "../../lib/address.ts";
 import { FramedConn, LimitError } from "../../lib/framing.ts";
 import { receive } from "../../scripts/thanks_client.ts";
