@@ -53,9 +53,8 @@ export function chat(
       unanswered--;
       const line = await operator.readLine("type message: ");
       if (line === null) return;
-      if (!client) operator.print("Nobody is connected, this was not sent.");
-      // If that fails the connection is broken, which hear() meets, too.
-      else await client.writeAll(line + "\n").catch(() => {});
+      const sent = await client?.writeAll(line + "\n").then(() => true, () => false);
+      if (!sent) operator.print("Nobody is connected, this was not sent.");
     }
   }
 
