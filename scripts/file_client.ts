@@ -23,7 +23,7 @@
  * @module
  */
 import { basename } from "@std/path";
-import { connect, UsageError } from "../lib/address.ts";
+import { connect, named, UsageError } from "../lib/address.ts";
 import { clientFlags, main, optional, progressBar, toggle } from "../lib/cli.ts";
 import { FramedConn, printable } from "../lib/framing.ts";
 
@@ -54,11 +54,15 @@ export async function receiveFile(
   using file = await Deno.open(part, { create: true, write: true, truncate: !resume });
   await file.seek(0, Deno.SeekMode.End);
   const draw = total === undefined ? () => {} : progressBar(total);
-  for (draw(size); total === undefined || size < total; draw(size)) {
-    const data = await conn.readSome(total === undefined ? Infinity : total - size);
-    if (data === null) break;
-    for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
-    size += data.length;
+  try {
+    for (draw(size); total === undefined || size < total; draw(size)) {
+      const data = await conn.readSome(total === undefined ? Infinity : total - size);
+      if (data === null) break;
+      for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
+      size += data.length;
+    }
+  } catch (error) {
+    throw named(`${size} bytes kept in ${part}`, error);
   }
   if (total !== undefined && size < total) {
     throw new Error(`connection ended after ${size} of ${total} bytes, kept in ${part}`);

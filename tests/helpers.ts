@@ -184,3 +184,30 @@ function isFile(path: string): boolean {
     return false;
   }
 }
+
+/** What a terminal shows after `output`, without the blank rest of lines. */
+export function screen(output: string, columns = 80): string[] {
+  const lines: string[][] = [[]];
+  let [row, column] = [0, 0];
+  // deno-lint-ignore no-control-regex
+  for (const [token, digits, final] of output.matchAll(/\x1b\[\??([\d;]*)([A-Za-z])|[^]/gu)) {
+    const n = parseInt(digits) || 1;
+    if (final === "A") row = Math.max(0, row - n);
+    else if (final === "B") row += n;
+    else if (final === "C") column += n;
+    else if (final === "D") column = Math.max(0, column - n);
+    else if (final === "G") column = n - 1;
+    else if (final === "K" || final === "J") {
+      lines[row].splice(column);
+      if (final === "J") lines.splice(row + 1);
+    } else if (final) continue; // colours and modes
+    else if (token === "\r") column = 0;
+    else if (token === "\n") row++;
+    else {
+      if (column === columns) [row, column] = [row + 1, 0];
+      (lines[row] ??= [])[column++] = token;
+    }
+    while (lines.length <= row) lines.push([]);
+  }
+  return lines.map((line) => Array.from(line, (letter) => letter ?? " ").join("").trimEnd());
+}

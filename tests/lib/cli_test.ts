@@ -2,7 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@
 import { fromFileUrl } from "@std/path";
 import { UsageError } from "../../lib/address.ts";
 import * as cli from "../../lib/cli.ts";
-import { mayRun, missing, Program, type Result } from "../helpers.ts";
+import { mayRun, missing, Program, type Result, screen } from "../helpers.ts";
 
 const program = {
   name: "test",
@@ -189,33 +189,6 @@ function onTerminal(code: string, columns = 80): Program {
   const spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
   const wide = ["sh", "-c", `stty cols ${columns} rows 20 && exec "$@"`, "sh"];
   return new Program(["python3", "-c", spawn, ...wide, ...small(code)], { cwd: root });
-}
-
-/** What a terminal shows that was sent `text`, row by row. */
-function screen(text: string, columns = 80): string[] {
-  const rows: string[] = [""];
-  let [row, column] = [0, 0];
-  const parts = text.replaceAll("\x1b[", "␛").matchAll(/␛(\d*)([A-Z])|([^])/gu);
-  for (const [, digits, command, character] of parts) {
-    const n = Number(digits) || 1;
-    if (command === "A") row = Math.max(0, row - n);
-    else if (command === "B") row += n;
-    else if (command === "C") column += n;
-    else if (command === "D") column = Math.max(0, column - n);
-    else if (command === "G") column = n - 1;
-    else if (command === "J") rows.splice(row, Infinity, rows[row].slice(0, column));
-    else if (command === "K") rows[row] = rows[row].slice(0, column);
-    else if (character === "\r") column = 0;
-    else if (character === "\n") row++;
-    else if (character) {
-      if (column === columns) [row, column] = [row + 1, 0];
-      while (rows.length <= row) rows.push("");
-      rows[row] = rows[row].padEnd(column).slice(0, column) + character +
-        rows[row].slice(++column);
-    }
-    while (rows.length <= row) rows.push("");
-  }
-  return rows.map((text) => text.trimEnd());
 }
 
 Deno.test({

@@ -3,9 +3,7 @@ import { FramedConn } from "../../lib/framing.ts";
 import { chat as chatAsClient } from "../../scripts/chat_client.ts";
 import { chat as chatAsServer } from "../../scripts/chat_server.ts";
 import { mayConnect, mayRun, missing, pair, run, start, temporaryFolder } from "../helpers.ts";
-import { certificate, testServer } from "./rig.ts";
-
-const FILES = ["--allow-read", "--allow-write"];
+import { FILES, inEachForm, testServer } from "./rig.ts";
 
 /** Somebody at a terminal: `type` types a line, null ends the input; `printed` waits for lines. */
 class Person {
@@ -225,24 +223,18 @@ Deno.test({
   ignore: missing("openssl"),
   async fn() {
     await using folder = await temporaryFolder();
-    const { cert, key } = await certificate(folder.path);
-    const unix = ["--unix", `${folder.path}/socket`];
-    for (
-      const [listen, ask, who] of [
-        [unix, unix, /^Connection from: unix:\(unnamed\)\n/],
-        [["--host", "::1"], ["--host", "::1"], /^Connection from: \[::1\]:\d+\n/],
-        [["--cert", cert, "--key", key], ["--tls", "--ca", cert], /^Connection from: 127\.0/],
-      ] as const
-    ) {
-      await using server = start("chat_server", ["--port", "0", ...listen], FILES);
-      const [, port] = await server.until(/listening on .*?:(\d+|\/.*)\n/, "stderr");
+    const who: Record<string, RegExp> = {
+      plain: /^Connection from: 127\.0\.0\.1:\d+\n/,
+      IPv6: /^Connection from: \[::1\]:\d+\n/,
+      Unix: /^Connection from: unix:\(unnamed\)\n/,
+      TLS: /^Connection from: 127\.0\.0\.1:\d+\n/,
+    };
+    for await (const { form, server, ask } of inEachForm("chat_server", folder.path)) {
       await server.type("answer\n");
-      const address = listen === unix ? [] : ["--port", port];
       const stdin = "question\n";
-      const args = [...address, ...ask];
-      const result = await run("chat_client", args, { stdin, permissions: FILES });
+      const result = await run("chat_client", ask, { stdin, permissions: FILES });
       assertEquals(result, { code: 0, stdout: "Received from server: answer\n", stderr: "" });
-      assertMatch(server.stdout, who);
+      assertMatch(server.stdout, who[form]);
     }
   },
 });

@@ -11,9 +11,7 @@ import {
   start,
   temporaryFolder,
 } from "../helpers.ts";
-import { certificate, testServer } from "./rig.ts";
-
-const FILES = ["--allow-read", "--allow-write"];
+import { certificate, FILES, testServer } from "./rig.ts";
 
 /** A script as its `--help` shows it. */
 type Shape = { name: string; help: string; wanted: string[]; has: (flag: string) => boolean };

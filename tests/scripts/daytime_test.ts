@@ -14,11 +14,10 @@ import {
   start,
   temporaryFolder,
 } from "../helpers.ts";
-import { certificate } from "./rig.ts";
+import { certificate, FILES } from "./rig.ts";
 
 /** RFC 867, its first suggestion: `Tuesday, February 22, 1982 17:37:43-PST`. */
 const LINE = /^[A-Z][a-z]+day, [A-Z][a-z]+ \d{1,2}, \d{4} \d\d:\d\d:\d\d-[A-Z][A-Z0-9+:-]*\r\n$/;
-const FILES = ["--allow-read", "--allow-write"];
 
 /** What a client prints is the line and nothing else. */
 async function assertAsks(args: string[], permissions: string[] = []): Promise<void> {

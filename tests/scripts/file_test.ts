@@ -3,7 +3,7 @@ import { FramedConn } from "../../lib/framing.ts";
 import { receiveFile } from "../../scripts/file_client.ts";
 import { fileHandler, folderHandler } from "../../scripts/file_server.ts";
 import { mayRun, missing, pair, run, start, temporaryFolder } from "../helpers.ts";
-import { certificate, testServer } from "./rig.ts";
+import { inEachForm, testServer } from "./rig.ts";
 
 /** Octets that repeat nowhere near, so that a piece out of place shows. */
 function octets(size: number): Uint8Array {
@@ -314,6 +314,7 @@ Deno.test({
     ], { cwd: folder.path });
     assertEquals(code, 1);
     assertMatch(stderr, /^file_client: .*no answer within 0\.3 s \(--timeout\)\n$/);
+    assertMatch(stderr, /^file_client: 4 bytes kept in file\.part: /);
     assertEquals(names(folder.path), ["file.part"]);
     assertEquals(await Deno.readTextFile(`${folder.path}/file.part`), "some");
   },
@@ -341,22 +342,9 @@ Deno.test({
   ignore: missing("openssl"),
   async fn() {
     await using folder = await temporaryFolder();
-    const { cert, key } = await certificate(folder.path);
     await fill(folder.path, { "root/a": octets(1_000_000) });
-    const unix = ["--unix", `${folder.path}/socket`];
-    for (
-      const [listen, ask] of [
-        [unix, unix],
-        [["--host", "::1"], ["--host", "::1"]],
-        [["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
-      ]
-    ) {
-      const permissions = ["--allow-write"];
-      const root = `${folder.path}/root`;
-      await using server = start("file_server", ["--port", "0", ...listen, root], permissions);
-      const [, port] = await server.until(/listening on .*?:(\d+|\/.*)\n/, "stderr");
-      const address = listen === unix ? [] : ["--port", port];
-      const { code, stderr } = await run("file_client", [...address, ...ask, "a"], {
+    for await (const { ask } of inEachForm("file_server", folder.path, [`${folder.path}/root`])) {
+      const { code, stderr } = await run("file_client", [...ask, "a"], {
         cwd: folder.path,
       });
       assertEquals([code, stderr], [0, "file_client: received a, 1000000 bytes\n"]);

@@ -1,6 +1,9 @@
 /** What the tests of the scripts share: a certificate, rude servers, a terminal to type at. */
 import { FramedConn } from "../../lib/framing.ts";
-import { command, Program } from "../helpers.ts";
+import { command, Program, start } from "../helpers.ts";
+
+/** What a program of ours needs besides for Unix sockets and certificates. */
+export const FILES = ["--allow-read", "--allow-write"];
 
 /** Makes a certificate for `localhost`, its own root, in `folder`. */
 export async function certificate(folder: string): Promise<{ cert: string; key: string }> {
@@ -15,6 +18,31 @@ export async function certificate(folder: string): Promise<{ cert: string; key: 
   }).output();
   if (code !== 0) throw new Error(new TextDecoder().decode(stderr));
   return { cert, key };
+}
+
+/**
+ * Starts a TCP server of ours in each form that the common flags give it, in turn: plain, IPv6, a
+ * Unix socket, TLS. Goes with the arguments by which its client finds it.
+ */
+export async function* inEachForm(
+  name: string,
+  folder: string,
+  args: string[] = [],
+): AsyncGenerator<{ form: string; server: Program; ask: string[] }> {
+  const { cert, key } = await certificate(folder);
+  const unix = ["--unix", `${folder}/socket`];
+  for (
+    const [form, listen, ask] of [
+      ["plain", [], []],
+      ["IPv6", ["--host", "::1"], ["--host", "::1"]],
+      ["Unix", unix, unix],
+      ["TLS", ["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
+    ] as const
+  ) {
+    await using server = start(name, ["--port", "0", ...listen, ...args], FILES);
+    const [, port] = await server.until(/listening on .*?:(\d+|\/.*)\n/, "stderr");
+    yield { form, server, ask: form === "Unix" ? [...ask] : ["--port", port, ...ask] };
+  }
 }
 
 /** A server in this process that does `behave` to each connection, and then closes it. */
@@ -56,31 +84,4 @@ export function startOnTerminal(name: string, args: string[]): Program {
   const shell = 'trap : INT; stty rows 24 cols 80; "$@"; echo "exit $?"; stty -a';
   const argv = [...command(name), ...args];
   return new Program(["python3", "-c", bridge, "sh", "-c", shell, "sh", ...argv]);
-}
-
-/** What a terminal of 80 columns shows after `output`, without the blank rest of lines. */
-export function screen(output: string): string[] {
-  const lines: string[][] = [[]];
-  let [row, column] = [0, 0];
-  // deno-lint-ignore no-control-regex
-  for (const [token, digits, final] of output.matchAll(/\x1b\[\??([\d;]*)([A-Za-z])|[^]/gu)) {
-    const n = parseInt(digits) || 1;
-    if (final === "A") row = Math.max(0, row - n);
-    else if (final === "B") row += n;
-    else if (final === "C") column += n;
-    else if (final === "D") column = Math.max(0, column - n);
-    else if (final === "G") column = n - 1;
-    else if (final === "K" || final === "J") {
-      lines[row].splice(column);
-      if (final === "J") lines.splice(row + 1);
-    } else if (final) continue; // colours and modes
-    else if (token === "\r") column = 0;
-    else if (token === "\n") row++;
-    else {
-      if (column === 80) [row, column] = [row + 1, 0];
-      (lines[row] ??= [])[column++] = token;
-    }
-    while (lines.length <= row) lines.push([]);
-  }
-  return lines.map((line) => Array.from(line, (letter) => letter ?? " ").join("").trimEnd());
 }

@@ -3,9 +3,8 @@ import { FramedConn } from "../../lib/framing.ts";
 import { handleConnection, handleDatagram, responder, upper } from "../../scripts/socketserver.ts";
 import { askByDatagram, askConnection } from "../../scripts/socketserver_client.ts";
 import { mayConnect, mayRun, missing, pair, run, start, temporaryFolder } from "../helpers.ts";
-import { certificate } from "./rig.ts";
+import { certificate, FILES } from "./rig.ts";
 
-const FILES = ["--allow-read", "--allow-write"];
 const TRANSPORTS = ["tcp", "udp", "unix", "unixpacket"] as const;
 
 /** Starts the server for one transport; with its endpoint, and the flags that lead a client there. */

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
-import { missing, type Program, run, start, temporaryFolder } from "../helpers.ts";
-import { screen, startOnTerminal, testServer } from "./rig.ts";
+import { missing, type Program, run, screen, start, temporaryFolder } from "../helpers.ts";
+import { startOnTerminal, testServer } from "./rig.ts";
 
 const ignore = missing("python3");
 

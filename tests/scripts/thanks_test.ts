@@ -4,10 +4,9 @@ import { FramedConn, LimitError } from "../../lib/framing.ts";
 import { receive } from "../../scripts/thanks_client.ts";
 import { thank } from "../../scripts/thanks_server.ts";
 import { mayConnect, mayRun, missing, pair, run, start, temporaryFolder } from "../helpers.ts";
-import { certificate } from "./rig.ts";
+import { FILES, inEachForm } from "./rig.ts";
 
 const THANKS = "Thank you for connecting";
-const FILES = ["--allow-read", "--allow-write"];
 
 Deno.test({
   name: "thanks are a line, and a client takes 1024 octets of them",
@@ -36,21 +35,9 @@ Deno.test({
   ignore: missing("openssl"),
   async fn() {
     await using folder = await temporaryFolder();
-    const { cert, key } = await certificate(folder.path);
-    const unix = ["--unix", `${folder.path}/socket`];
-    for (
-      const [listen, ask] of [
-        [[], []],
-        [["--host", "::1"], ["--host", "::1"]],
-        [unix, unix],
-        [["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
-      ]
-    ) {
-      await using server = start("thanks_server", ["-p", "0", ...listen], FILES);
-      const [, port] = await server.until(/listening on .*?:(\d+|\/.*)\n/, "stderr");
-      const address = listen === unix ? [] : ["--port", port];
+    for await (const { ask } of inEachForm("thanks_server", folder.path)) {
       for (let i = 0; i < 2; i++) {
-        const result = await run("thanks_client", [...address, ...ask], { permissions: FILES });
+        const result = await run("thanks_client", ask, { permissions: FILES });
         assertEquals(result, { code: 0, stdout: `${THANKS}\n`, stderr: "" });
       }
     }
