@@ -286,16 +286,20 @@ export class FramedConn {
 }
 
 /**
- * Sends a datagram and returns the first that comes back from where it went. As either may get
- * lost, it is sent again after 0.5 s, 1 s, 2 s and so on, which `again` is told, unless `retry` is
- * false.
+ * Sends a datagram and returns the first that comes back from where it went and that `accepts`
+ * takes for an answer; others are passed over, as anybody can send one. As either may get lost, it
+ * is sent again after 0.5 s, 1 s, 2 s and so on, which `again` is told, unless `retry` is false.
  *
  * @throws {Deno.errors.TimedOut} after the endpoint's `timeout`.
  */
 export async function askDatagram(
   endpoint: Endpoint & FramedConnOptions,
   question: Uint8Array,
-  { retry = true, again = (_milliseconds: number) => {} } = {},
+  {
+    retry = true,
+    again = (_milliseconds: number) => {},
+    accepts = (_answer: Uint8Array) => true,
+  } = {},
 ): Promise<Uint8Array> {
   const { socket, server } = await connectDatagrams(endpoint);
   const { trace: tracing, timeout = 10_000 } = endpoint;
@@ -306,7 +310,7 @@ export async function askDatagram(
     for (;;) {
       const [data, from] = await socket.receive(new Uint8Array(65536));
       if (tracing) trace("<", formatAddress(from), data);
-      if (formatAddress(from) === peer) return data;
+      if (formatAddress(from) === peer && accepts(data)) return data;
     }
   }
   try {

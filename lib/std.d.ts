@@ -28,6 +28,19 @@ declare module "@std/async/delay" {
   export function delay(ms: number, options?: { signal?: AbortSignal }): Promise<void>;
 }
 
+declare module "@std/async/retry" {
+  export class RetryError extends Error {}
+  export function retry<T>(fn: () => Promise<T> | T, options?: {
+    multiplier?: number;
+    maxTimeout?: number; // milliseconds, as are the others
+    maxAttempts?: number;
+    minTimeout?: number;
+    jitter?: number; // 0 none, 1 anything from nothing to the whole wait
+    isRetriable?: (error: unknown) => boolean;
+    signal?: AbortSignal;
+  }): Promise<T>;
+}
+
 declare module "@std/bytes/concat" {
   export function concat(buffers: Uint8Array[]): Uint8Array<ArrayBuffer>;
 }
