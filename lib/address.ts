@@ -210,6 +210,8 @@ export function formatEndpoint({ host: hostname, port, unix: path }: Endpoint): 
 export function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
+  // Reset between the handshake and Deno's question for the peer's name.
+  if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";
   if (message.endsWith("InvalidContentType")) return "the other side does not speak TLS";
   const [line] = message.split("\n");
   const [, what, path] = /^(.*?) \(os error \d+\)(?:: \w+ '(.*?)')?/.exec(line) ?? ["", line];

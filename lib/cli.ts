@@ -30,7 +30,7 @@ export type Flags<V> = { [K in keyof V]-?: Flag<V[K]> };
 export type Program<V> = {
   name: string; // the script's, without `.ts`; it starts each line that the program says
   about: string;
-  usage?: string; // its arguments: `PATH` must be given, `[NAME]` may
+  usage?: string; // its arguments: `PATH` must be given, `[NAME]` may; `NAME...`: one or more, last
   permissions: string; // Deno's flags for the least it runs with
   flags: Flags<V>;
 };
@@ -158,7 +158,7 @@ export function parse<V>(
     string: ["_", ...flags.filter((flag) => flag.argument).map((flag) => flag.name)],
     boolean: ["help", ...flags.filter((flag) => !flag.argument).map((flag) => flag.name)],
     collect: flags.map((flag) => flag.name),
-    alias: { help: "h", port: "p" },
+    alias: { help: "h", ..."port" in program.flags ? { port: "p" } : {} },
     unknown: (text, key) => {
       if (key === undefined) return;
       const hint = /^(allow|deny)-|^A$/.test(key) ? ", Deno's own come before the script" : "";
@@ -178,7 +178,8 @@ export function parse<V>(
   }
   const wanted = program.usage?.split(" ") ?? [];
   const [extra, absent] = [given._[wanted.length], wanted[given._.length]];
-  if (extra !== undefined) throw new UsageError(`unexpected argument ${extra}`);
+  const many = program.usage?.endsWith("...");
+  if (extra !== undefined && !many) throw new UsageError(`unexpected argument ${extra}`);
   if (absent && !absent.startsWith("[")) throw new UsageError(`${absent} is missing`);
   return [values as V & { name: string }, ...given._];
 }
@@ -189,8 +190,9 @@ function help<V>({ name, about, usage, permissions, flags }: Program<V>): string
     .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
   const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
   const files = "unix" in flags ? "\nFILE and PATH need --allow-read, PATH --allow-write too." : "";
+  const short = "port" in flags ? "-p, -h" : "-h";
   return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
-Short: -p, -h. Permissions: ${permissions}.${files}`;
+Short: ${short}. Permissions: ${permissions}.${files}`;
 }
 
 function kebab(key: string): string {

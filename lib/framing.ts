@@ -91,10 +91,10 @@ export class FramedConn {
     return this.#take(n).slice();
   }
 
-  /** The next block, a length of four octets in network order and then the block; null at the end. */
-  async readBlock(max = 1024 * 1024): Promise<Uint8Array<ArrayBuffer> | null> {
+  /** The next block, a length of so many octets in network order and then that; null at the end. */
+  async readBlock(max = 1024 * 1024, prefix = 4): Promise<Uint8Array<ArrayBuffer> | null> {
     if (this.#size === 0 && !await this.#fill()) return null;
-    const length = new DataView((await this.readExactly(4)).buffer).getUint32(0);
+    const length = (await this.readExactly(prefix)).reduce((sum, octet) => sum * 256 + octet, 0);
     if (length > max) throw new LimitError(`block of ${length} bytes, more than ${max}`);
     return await this.readExactly(length);
   }
@@ -159,11 +159,12 @@ export class FramedConn {
     await this.writeAll(line + "\r\n");
   }
 
-  /** Sends a block as {@linkcode readBlock} reads it. */
-  async writeBlock(data: Uint8Array): Promise<void> {
+  /** Sends a block as {@linkcode readBlock} reads it. Throws a RangeError if it is too long. */
+  async writeBlock(data: Uint8Array, prefix = 4): Promise<void> {
+    if (data.length >= 256 ** prefix) throw new RangeError(`block of ${data.length} bytes`);
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, data.length);
-    await this.writeAll(concat([length, data]));
+    await this.writeAll(concat([length.subarray(4 - prefix), data]));
   }
 
   /** Sends lines, their ends (LF or CRLF) made CRLF and their dots stuffed, and the dot. */
@@ -298,7 +299,7 @@ export async function askDatagram(
   {
     retry = true,
     again = (_milliseconds: number) => {},
-    accepts = (_answer: Uint8Array) => true,
+    accepts = (_answer: Uint8Array): boolean => true,
   } = {},
 ): Promise<Uint8Array> {
   const { socket, server } = await connectDatagrams(endpoint);

@@ -50,6 +50,14 @@ Deno.test("flags may stand anywhere, be repeated, joined with = and short", () =
   assertEquals([list?.check("10.9.9.9", "ipv4"), list?.check("::1", "ipv6")], [true, true]);
 });
 
+Deno.test("a last argument with dots is one or more", () => {
+  const many = { ...program, usage: "PATH NAME..." };
+  const given = (line: string) => cli.parse(many, line.split(" ").filter(Boolean))?.slice(1);
+  assertEquals([given("a b"), given("a b --port 1 c d")], [["a", "b"], ["a", "b", "c", "d"]]);
+  assertThrows(() => given("a"), UsageError, "NAME... is missing");
+  assertThrows(() => given(""), UsageError, "PATH is missing");
+});
+
 Deno.test("help is asked for with --help and -h, whatever else is on the line", () => {
   for (const line of [["--help"], ["-h"], ["path", "--help"], ["a", "b", "c", "-h"]]) {
     assertEquals(cli.parse(program, line), undefined);
