@@ -1,6 +1,6 @@
 /**
  * How fast our servers are next to the Python tutorial's programs, and to the same programs in Go
- * and Node where those are installed.
+ * and Node where those are installed; the DNS server next to our UDP echo, which does nothing.
  *
  *     deno task bench               everything installed
  *     deno task bench python        next to Python only; also: go node
@@ -24,12 +24,20 @@ const FILE_SIZE = 256 * 1024 * 1024;
 const ROWS = [
   { what: "daytime", script: "daytime_server", unit: "connections/s", per: 1 },
   { what: "udp_echo", script: "udp_echo", unit: "round trips/s", per: 1 },
+  { what: "dns", script: "dns_server", unit: "answers/s", per: 1 },
   { what: "file", script: "file_server", unit: "MB/s", per: 1e6 },
   { what: "socketserver", script: "socketserver", unit: "messages/s", per: 1 },
 ];
 const PEERS = { python: "python3", go: "go", node: "node" };
-const SIDES = ["ours", "python", "go", "node"] as const;
+const SIDES = ["ours", "python", "go", "node", "echo"] as const;
 type Side = typeof SIDES[number];
+/** Which rows each of the others has. */
+const HAS: Record<Exclude<Side, "ours">, string[]> = {
+  python: ["daytime", "udp_echo", "file", "socketserver"],
+  go: ["daytime", "udp_echo", "file"],
+  node: ["daytime", "udp_echo", "file"],
+  echo: ["dns"],
+};
 
 const ONE_CORE = { GOMAXPROCS: "1" };
 
@@ -60,16 +68,19 @@ async function server(
   folder: string,
 ): Promise<string[] | undefined> {
   const args = what === "file" ? [`${folder}/file.bin`] : [];
+  if (side !== "ours" && !HAS[side].includes(what)) return undefined;
   switch (side) {
     case "ours":
       return [...command(script), "--port", "0", ...args];
+    case "echo":
+      return [...command("udp_echo"), "--port", "0"];
     case "python":
       // Isolated, or `import socketserver` would find the program itself.
       return ["python3", "-I", peerPath(`${what}.py`), ...args];
     case "go":
-      return what === "socketserver" ? undefined : [await build(what, folder), ...args];
+      return [await build(what, folder), ...args];
     case "node":
-      return what === "socketserver" ? undefined : ["node", peerPath(`${what}.mjs`), ...args];
+      return ["node", peerPath(`${what}.mjs`), ...args];
   }
 }
 
@@ -78,10 +89,16 @@ type Rates = { rate: number; perCpu: number };
 type Round = Partial<Record<Side, Rates>>;
 
 /** Puts load on a server. */
-async function measure(load: string[], what: string, server: Program): Promise<Rates> {
+async function measure(
+  load: string[],
+  side: Side,
+  what: string,
+  server: Program,
+): Promise<Rates> {
   const address = `127.0.0.1:${await server.port()}`;
   const before = processorSeconds(server.pid);
-  const argv = onCore(1, [...load, what, address, `${SECONDS}`]);
+  const kind = side === "echo" ? "udp_echo" : what;
+  const argv = onCore(1, [...load, kind, address, `${SECONDS}`]);
   await using program = new Program(argv, { env: ONE_CORE });
   const { code, stdout, stderr } = await program.ended();
   if (code !== 0) throw new Error(`load on ${what}: ${stderr}`);
@@ -134,7 +151,7 @@ if (import.meta.main) {
     Deno.exit(2);
   }
   const sides = SIDES.filter((side) =>
-    side === "ours" ||
+    side === "ours" || side === "echo" ||
     (Deno.args.length > 0 ? Deno.args.includes(side) : isInstalled(side))
   );
   await using folder = await temporaryFolder();
@@ -153,13 +170,15 @@ if (import.meta.main) {
       // What a server prints is not waited for.
       const quiet = ["sh", "-c", 'exec "$@" >/dev/null', "sh", ...onCore(0, argv)];
       const program = programs.use(new Program(quiet, { env: ONE_CORE }));
-      await measure(load, row.what, program); // to warm up
+      await measure(load, side, row.what, program); // to warm up
       servers.set(side, program);
     }
     const rounds: Round[] = [];
     while (rounds.length < ROUNDS) {
       const round: Round = {};
-      for (const [side, program] of servers) round[side] = await measure(load, row.what, program);
+      for (const [side, program] of servers) {
+        round[side] = await measure(load, side, row.what, program);
+      }
       rounds.push(round);
     }
     const cells = sides.map((side) => servers.has(side) ? describe(side, row.per, rounds) : "");

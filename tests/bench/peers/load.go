@@ -3,7 +3,7 @@
 // The load on a server: what a client does, over and over for some seconds. Prints how much was
 // done (conversations, bytes of a file, or datagrams that came back) and in how many seconds.
 //
-//	load daytime|file|socketserver|udp_echo ADDRESS SECONDS
+//	load daytime|dns|file|socketserver|udp_echo ADDRESS SECONDS
 //
 // To ask more than a server on another core can give, it makes bare system calls from one thread:
 // it opens many conversations and only then ends the oldest, which seldom has to be waited for.
@@ -22,10 +22,14 @@ import (
 const (
 	most   = 20000 // conversations, as each leaves a port in TIME_WAIT
 	window = 64    // datagrams under way
-	size   = 64    // octets of each
+	size   = 64    // octets of an echo's
 )
 
 var buffer = make([]byte, 1<<20)
+
+// Which IPv4 addresses has www.example.test? An alias, so that the answer has two records.
+var question = []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" +
+	"\x03www\x07example\x04test\x00\x00\x01\x00\x01")
 
 func main() {
 	log.SetFlags(0)
@@ -48,8 +52,10 @@ func main() {
 		done, _, err = converse(server, "hello world\n", 4, end) // Python keeps 5 waiting
 	case "file":
 		_, done, err = converse(server, "Hello server!\n", 1, end)
+	case "dns":
+		done, err = ask(server, question, end)
 	case "udp_echo":
-		done, err = echo(server, end)
+		done, err = ask(server, make([]byte, size), end)
 	default:
 		err = fmt.Errorf("%s: no such load", what)
 	}
@@ -91,8 +97,8 @@ func converse(server syscall.Sockaddr, greeting string, open int, end time.Time)
 	}
 }
 
-// echo sends datagrams and, for each that comes back, the next. It returns how many came back.
-func echo(server syscall.Sockaddr, end time.Time) (count int, err error) {
+// ask sends datagrams and, for each that comes back, the next. It returns how many came back.
+func ask(server syscall.Sockaddr, datagram []byte, end time.Time) (count int, err error) {
 	fd, err := connect(server, syscall.SOCK_DGRAM)
 	if err != nil {
 		return 0, err
@@ -102,7 +108,7 @@ func echo(server syscall.Sockaddr, end time.Time) (count int, err error) {
 		return 0, err
 	}
 	for i := 0; i < window; i++ {
-		if _, err := syscall.Write(fd, buffer[:size]); err != nil {
+		if _, err := syscall.Write(fd, datagram); err != nil {
 			return 0, err
 		}
 	}
@@ -114,7 +120,7 @@ func echo(server syscall.Sockaddr, end time.Time) (count int, err error) {
 		default:
 			return count, err
 		}
-		if _, err := syscall.Write(fd, buffer[:size]); err != nil {
+		if _, err := syscall.Write(fd, datagram); err != nil {
 			return count, err
 		}
 	}

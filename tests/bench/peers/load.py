@@ -1,6 +1,6 @@
 """The load of load.go, for machines without Go. It is slower and may be what the numbers show.
 
-load.py daytime|file|socketserver|udp_echo ADDRESS SECONDS
+load.py daytime|dns|file|socketserver|udp_echo ADDRESS SECONDS
 """
 
 import multiprocessing
@@ -11,7 +11,13 @@ import time
 CLIENTS = 4  # conversations at a time
 MOST = 20000  # and altogether, as each leaves a port in TIME_WAIT
 WINDOW = 64  # datagrams under way
-SIZE = 64  # octets of each
+SIZE = 64  # octets of an echo's
+# Which IPv4 addresses has www.example.test? An alias, so that the answer has two records.
+QUESTION = (
+    bytes.fromhex("1234 0100 0001 0000 0000 0000")
+    + b"\x03www\x07example\x04test\x00"
+    + bytes.fromhex("0001 0001")
+)
 
 
 def converse(address, greeting, most, end):
@@ -27,18 +33,17 @@ def converse(address, greeting, most, end):
     return count, size
 
 
-def echo(address, end):
+def ask(address, datagram, end):
     """Sends datagrams and, for each that comes back, the next; returns how many came back."""
     count = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as conn:
         conn.connect(address)
         conn.settimeout(0.2)
-        datagram = bytes(SIZE)
         for _ in range(WINDOW):
             conn.send(datagram)
         try:
             while time.monotonic() < end:
-                conn.recv(SIZE)
+                conn.recv(65536)
                 count += 1
                 conn.send(datagram)
         except TimeoutError:
@@ -52,8 +57,10 @@ if __name__ == "__main__":
     address = host, int(port)
     start = time.monotonic()
     end = start + float(seconds)
-    if what == "udp_echo":
-        done = echo(address, end)
+    if what == "dns":
+        done = ask(address, QUESTION, end)
+    elif what == "udp_echo":
+        done = ask(address, bytes(SIZE), end)
     elif what == "file":
         done = converse(address, b"Hello server!\n", MOST, end)[1]
     else:
