@@ -6,7 +6,13 @@
  */
 import { concat } from "@std/bytes/concat";
 import { deadline } from "@std/async/deadline";
-import { closeDatagrams, connectDatagrams, type Endpoint, formatAddress } from "./address.ts";
+import {
+  closeDatagrams,
+  connectDatagrams,
+  type Endpoint,
+  formatAddress,
+  named,
+} from "./address.ts";
 
 const FIRST_BUFFER = 1024; // octets: most of what an idle connection costs
 const BULK_BUFFER = 65536; // octets to which the buffer grows for a peer that fills it
@@ -291,7 +297,8 @@ export class FramedConn {
  * takes for an answer; others are passed over, as anybody can send one. As either may get lost, it
  * is sent again after 0.5 s, 1 s, 2 s and so on, which `again` is told, unless `retry` is false.
  *
- * @throws {Deno.errors.TimedOut} after the endpoint's `timeout`.
+ * @throws {Deno.errors.TimedOut} after the endpoint's `timeout`; else the system's error, if it
+ * cannot be sent. Both are named after the address.
  */
 export async function askDatagram(
   endpoint: Endpoint & FramedConnOptions,
@@ -317,7 +324,9 @@ export async function askDatagram(
   try {
     for (let tries = 1, wait = retry ? 500 : timeout;; tries++, wait *= 2) {
       if (tracing) trace(">", peer, question);
-      await socket.send(question, server);
+      await socket.send(question, server).catch((error) => {
+        throw named(peer, error);
+      });
       answer ??= receive(); // only now: on a Unix socket Deno cannot send while it receives
       const left = Math.max(0, end - performance.now());
       try {

@@ -10,6 +10,9 @@ export const mayConnect = granted("net");
 export const mayRun = mayConnect && granted("env") && granted("read") && granted("run") &&
   granted("write");
 
+// Deno asks now and then whether there is a newer one, and tests send nothing off this machine.
+if (mayRun) Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
+
 /** The path of a script of ours. */
 export function scriptPath(name: string): string {
   return fromFileUrl(new URL(`../scripts/${name}.ts`, import.meta.url));

@@ -532,3 +532,12 @@ Deno.test({
     assertEquals(Array.from(Deno.readDirSync(folder.path), ({ name }) => name), ["socket"]);
   },
 });
+
+Deno.test({
+  name: "a question that cannot be sent is an error that says where it was to go",
+  ignore: !mayConnect,
+  async fn() {
+    const asking = () => askDatagram({ host: "127.0.0.1", port: 8099 }, new Uint8Array(65508));
+    await assertRejects(asking, Error, "127.0.0.1:8099: message too long");
+  },
+});

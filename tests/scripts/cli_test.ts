@@ -13,6 +13,9 @@ import {
 } from "../helpers.ts";
 import { certificate, FILES, testServer } from "./rig.ts";
 
+/** A label of 64 octets, one more than DNS has: nobody has to be asked that there is no such host. */
+const NOBODY = "n".repeat(64);
+
 /** A script as its `--help` shows it. */
 type Shape = { name: string; help: string; wanted: string[]; has: (flag: string) => boolean };
 
@@ -122,7 +125,6 @@ testEach(
       [["-x"], /unknown flag -x/],
       [["--allow-net"], /unknown flag --allow-net, Deno's own come before the script/],
       [["--allow-net=127.0.0.1"], /unknown flag --allow-net.*, Deno's own come before the script/],
-      [[...shape.wanted.map(() => "one"), "extra\x1b"], /unexpected argument extra\\x1b/],
     ];
     const flags: [flag: string, args: string[], says: RegExp][] = [
       ["--host", ["--host"], /--host: H is missing/],
@@ -199,7 +201,7 @@ testEach("a server that cannot listen says why", isServer, async (name, shape, p
   const cases: [args: string[], says: RegExp][] = [
     [["--port", `${port}`], new RegExp(`: 127\\.[\\d.]+:${port}: address already in use`)],
     [["--host", "198.51.100.77", "--port", "0"], /: 198\.51\.100\.77:0: .*assign/],
-    [["--host", "nobody.invalid", "--port", "0"], /: nobody\.invalid:0: unknown host/],
+    [["--host", NOBODY, "--port", "0"], /: n{64}:0: unknown host/],
   ];
   if (shape.has("--unix")) {
     cases.push(
@@ -289,9 +291,9 @@ testEach("a client that gets no server says why", isClient, async (name, shape, 
     ["--port", port, "--timeout", "0.3"],
     new RegExp(`^${name}: 127\\.0\\.0\\.1:${port}: ${refused}( \\(1 of 1 unanswered.*\\))?\n$`),
   );
-  await fails(["--host", "nobody.invalid"], /: nobody\.invalid:\d+: unknown host\n$/);
+  await fails(["--host", NOBODY], /: n{64}:\d+: unknown host\n$/);
   if (shape.has("--udp")) {
-    await fails(["--udp", "--host", "nobody.invalid"], /: nobody\.invalid:\d+: unknown host\n$/);
+    await fails(["--udp", "--host", NOBODY], /: n{64}:\d+: unknown host\n$/);
   }
   if (shape.has("--unix")) {
     await fails(["--unix", `${path}/none`], /\/none: no such file or directory\n$/);
