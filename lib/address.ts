@@ -134,10 +134,14 @@ export async function connectDatagrams(
     const socket = await listenDatagrams({ ...endpoint, unix: `${path}.${Deno.pid}` });
     return { socket, server: { transport: "unixpacket", path } };
   }
-  const { address: hostname } = await lookup(host).catch((error) => {
+  const { address } = await lookup(host).catch((error) => {
     if (error.code !== "EPERM") throw named(formatEndpoint(endpoint), error);
     throw new Deno.errors.NotCapable(`Requires net access to "${host}", run with --allow-net`);
   });
+  // IPv6 has many spellings, and answers come from this one.
+  const hostname = /^[^%.]*:[^%.]*$/.test(address)
+    ? new URL(`http://[${address}]`).hostname.slice(1, -1)
+    : address;
   const anywhere = familyOf(hostname) === "ipv6" ? "::" : "0.0.0.0";
   const local = /^127\.|^::1$/.test(hostname) ? hostname : anywhere;
   const socket = await listenDatagrams({ ...endpoint, host: local, port: 0 });

@@ -490,6 +490,19 @@ Deno.test({
 });
 
 Deno.test({
+  name: "an answer counts from an address however it was spelled",
+  ignore: !mayConnect,
+  async fn() {
+    const socket = Deno.listenDatagram({ transport: "udp", hostname: "::1", port: 0 });
+    const { port } = socket.addr as Deno.NetAddr;
+    const asking = askDatagram({ host: "0:0:0:0:0:0:0:1", port, timeout: 5000 }, octets("x"));
+    const [question, from] = await socket.receive();
+    await socket.send(question, from);
+    assertEquals(latin1(await asking.finally(() => socket.close())), "x");
+  },
+});
+
+Deno.test({
   name: "an answer counts only from where the question went, and if it is one",
   ignore: !mayConnect,
   async fn() {

@@ -116,7 +116,7 @@ testEach(
   all,
   async (name, shape, path) => {
     const given = name === "netcat" ? ["--port", "1"] : required(shape, path);
-    const least = shape.has("--allow-from") || shape.has("--listen") ? 0 : 1; // 0: any free port
+    const least = / --port N .*free/.test(shape.help) ? 0 : 1;
     const file = `${path}/file`;
     await Deno.writeTextFile(file, "");
     const cases: [string[], RegExp][] = [
