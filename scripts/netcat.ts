@@ -12,7 +12,7 @@
  * | --- | --- |
  * | `socket()`, `connect((host, port))` | `connect()`: `Deno.connect()` |
  * | `sendall(data)` | `conn.writeAll()`: `conn.write()` until all is sent |
- * | `recv(65536)`, in chunks until it returns `b""` | `conn.readSome()`: `conn.read()` until it returns null |
+ * | `recv(65536)`, in chunks until it returns `b""` | `conn.conn.read(buffer)` until it returns null |
  * | `shutdown(SHUT_WR)` | `conn.conn.closeWrite()` |
  * | `close()` | `using`: `conn.close()` |
  * | a thread for each direction | two `async` functions at once |
@@ -103,8 +103,10 @@ export async function converse(conn: FramedConn, input: Input, print: Print): Pr
   }
 
   async function receive(): Promise<void> {
-    for (let octets; (octets = await conn.readSome().catch(at(peer))) !== null;) {
-      await print(octets);
+    const buffer = new Uint8Array(CHUNK); // that of readSome() is smaller, and slower
+    for (let n; (n = await conn.conn.read(buffer).catch(at(peer))) !== null;) {
+      if (conn.options.trace) trace("<", peer, buffer.subarray(0, n));
+      await print(buffer.subarray(0, n));
     }
     await print();
   }
