@@ -27,9 +27,9 @@ const (
 
 var buffer = make([]byte, 1<<20)
 
-// Which IPv4 addresses has www.example.test? An alias, so that the answer has two records.
+// Which IPv4 addresses has example.test?
 var question = []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" +
-	"\x03www\x07example\x04test\x00\x00\x01\x00\x01")
+	"\x07example\x04test\x00\x00\x01\x00\x01")
 
 func main() {
 	log.SetFlags(0)
