@@ -189,7 +189,11 @@ function help<V>({ name, about, usage, permissions, flags }: Program<V>): string
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
     .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
   const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
-  const files = "unix" in flags ? "\nFILE and PATH need --allow-read, PATH --allow-write too." : "";
+  const files = "ca" in flags || "cert" in flags
+    ? "\nFILE and PATH need --allow-read, PATH --allow-write too."
+    : "unix" in flags
+    ? "\nPATH needs --allow-read and --allow-write."
+    : "";
   const short = "port" in flags ? "-p, -h" : "-h";
   return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
 Short: ${short}. Permissions: ${permissions}.${files}`;

@@ -117,13 +117,14 @@ export function receiver(
         throw error; // where the next block starts nobody knows
       });
       if (block === null) return;
-      let receipt: object = { octets: block.length };
+      let receipt: { octets: number } | { error: string } = { octets: block.length };
       try {
         const message = decode(format, block);
         const shown = Deno.inspect(message, { depth: 10, compact: true, breakLength: Infinity });
         print(`${conn.peer}: ${printable(shown)}`);
       } catch (error) {
-        receipt = { error: printable(reason(error)).slice(0, 200) };
+        receipt = { error: `not ${format}: ${printable(reason(error)).slice(0, 200)}` };
+        console.error(`blocks_server: ${conn.peer}: message ${number} refused, ${receipt.error}`);
       }
       await answer(receipt);
     }

@@ -37,15 +37,15 @@ import {
   type OptAnswer,
   type Question,
 } from "dns-packet";
-import { connect, type Endpoint, UsageError } from "../lib/address.ts";
-import { clientFlags, main, oneOf, toggle } from "../lib/cli.ts";
+import { connect, type Endpoint, named, UsageError } from "../lib/address.ts";
+import { clientFlags, main, toggle } from "../lib/cli.ts";
 import { askDatagram, FramedConn, type FramedConnOptions, printable } from "../lib/framing.ts";
 
 const PORT = 8053; // 53 is the assigned one
 const MAX_UDP = 1232; // octets; a datagram of so many crosses nearly every network in one piece
 const RD = 0x0100; // the flag by which a resolver is asked to look further; others pass over it
 const RCODES = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
-const TYPES = ["A", "AAAA", "CAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT", "ANY"] as const;
+const TYPES = ["A", "AAAA", "CAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT", "ANY"];
 
 /** What came back. */
 export type Reply = {
@@ -78,11 +78,15 @@ export async function ask(
     if (message && !message.flag_tc) return { message, octets: data.length, over: "UDP" };
   }
   using conn = new FramedConn(await connect(endpoint), endpoint);
-  await conn.writeBlock(query, 2);
-  const data = await conn.readBlock(65535, 2) ?? new Uint8Array();
-  const message = decodeAnswer(data, id, question);
-  if (message) return { message, octets: data.length, over: "TCP" };
-  throw new Deno.errors.InvalidData(`${conn.peer}: ${data.length} bytes, not the answer`);
+  try {
+    await conn.writeBlock(query, 2);
+    const data = await conn.readBlock(65535, 2) ?? new Uint8Array();
+    const message = decodeAnswer(data, id, question);
+    if (message) return { message, octets: data.length, over: "TCP" };
+    throw new Deno.errors.InvalidData(`${data.length} bytes, not the answer`);
+  } catch (error) {
+    throw named(conn.peer, error);
+  }
 }
 
 /** A domain name for the wire: IDNA where it is not ASCII, no last dot. */
@@ -187,7 +191,10 @@ if (import.meta.main) {
     const again = (waited: number) =>
       console.error(`${flags.name}: no answer for ${waited / 1000} s, sending again`);
     const tcp = flags.tcp || flags.tls || (flags.ca ?? flags.unix) !== undefined;
-    const reply = await ask(flags, name, oneOf(...TYPES)(type.toUpperCase()), { tcp, again });
+    if (!TYPES.includes(type.toUpperCase())) {
+      throw new UsageError(`TYPE: ${type} is none of ${TYPES.join(", ")}`);
+    }
+    const reply = await ask(flags, name, type.toUpperCase(), { tcp, again });
     for (const line of format(reply)) console.log(line);
     return rcode(reply.message) === "NOERROR" ? 0 : 1;
   });

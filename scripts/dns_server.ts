@@ -265,7 +265,9 @@ class Entry {
     if (field === ".") return field;
     let name = field.replace(/(?<=[^.])\.$/, "");
     if (name === field) {
-      if (this.origin === undefined) throw new Error(`${field} is relative, but to no $ORIGIN`);
+      if (this.origin === undefined) {
+        throw new Error(`${field} has no dot at its end, and there is no $ORIGIN`);
+      }
       const suffix = this.origin === "." ? "" : `.${this.origin}`;
       name = field === "@" ? this.origin : field + suffix;
     }
@@ -360,7 +362,7 @@ function* entries(text: string, path: string): Generator<Entry> {
     const field = quoted ?? bare;
     if (parenthesis) depth += parenthesis === "(" ? 1 : -1;
     if (mistake || depth < 0) {
-      throw new Error(`${path}:${line}: ${mistake ?? ")"} has no other end`);
+      throw new Error(`${path}:${line}: ${mistake ?? ")"} without the other`);
     }
     if (blank && depth === 0 && entry.fields.length === 0) entry.inherits = true;
     if (field !== undefined) entry.fields.push(field);
@@ -370,7 +372,7 @@ function* entries(text: string, path: string): Generator<Entry> {
     if (entry.fields.length > 0) yield entry;
     entry = new Entry(line);
   }
-  if (depth > 0) throw new Error(`${path}:${entry.line}: ( has no other end`);
+  if (depth > 0) throw new Error(`${path}:${entry.line}: ( without the other`);
 }
 
 /**

@@ -133,7 +133,7 @@ if (import.meta.main) {
       interface: flag("I", "the one to use: its address, for IPv6 its number", String, "127.0.0.1"),
       ttl: {
         argument: "N",
-        help: `send: past N - 1 routers, 0 stays on this machine (${TTL})`,
+        help: `send: so many networks, 0 for this machine alone (${TTL})`,
         parse: (given) => given.length > 0 ? number(0, 255)(given.at(-1) ?? "") : undefined,
       },
       allowFrom: { ...allowFrom, help: "listen: to these addresses only; may be repeated (all)" },

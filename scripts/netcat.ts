@@ -21,7 +21,8 @@
  * A connection has two directions, and each ends by itself. The end of stdin ends ours (a
  * half-close); the peer may still answer, and we may still send after it has ended its own. Each
  * direction reads no more before the last is written, so that whoever is slow slows down the other
- * side and nobody's memory fills.
+ * side and nobody's memory fills. On a terminal the peer's end ends it all, as somebody who types
+ * would not know what else to wait for.
  *
  * @module
  */
@@ -74,8 +75,8 @@ function at(where: string): (error: unknown) => never {
 }
 
 /**
- * Sends `input` to the peer and prints what it sends, both at once, until both have ended. When
- * somebody types the peer's end is enough, as nobody would know what else to wait for.
+ * Sends `input` to the peer and prints what it sends, both at once, until both have ended, or, if
+ * `input` is a terminal, until the peer has.
  *
  * @throws {Error} if either direction fails; if it is ours, what the peer sent is printed first.
  */
@@ -193,7 +194,9 @@ if (import.meta.main) {
     },
   }, async (flags, givenHost, givenPort) => {
     const { name, udp, unix, tls, ca, cert, key } = flags;
-    if (givenHost && !givenPort) throw new UsageError("PORT is missing");
+    if (givenHost && !/^\d+$/.test(givenPort ?? "")) {
+      throw new UsageError("HOST and PORT go together, as in 127.0.0.1 8001");
+    }
     if (givenHost && unix) throw new UsageError("--unix does not go with HOST and PORT");
     if (udp && unix) throw new UsageError("--udp and --unix do not go together");
     if (udp && (tls || ca || cert || key)) throw new UsageError("TLS does not go with --udp");

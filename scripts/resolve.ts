@@ -93,8 +93,9 @@ export async function mailHosts(domain: string, options: Options): Promise<strin
     [await query(host, "A", options), await query(host, "AAAA", options)].flat() as string[];
   const hosts = await query(domain, "MX", options) as Deno.MxRecord[];
   if (hosts.length === 1 && hosts[0].exchange === ".") return ["nowhere: null MX"]; // RFC 7505
-  if (hosts.length === 0 && (await addresses(domain)).length > 0) {
-    hosts.push({ preference: 0, exchange: domain }); // the implicit MX
+  if (hosts.length === 0) {
+    const own = await addresses(domain);
+    return own.length > 0 ? [`${formatRecord(domain)} (${own.join(", ")}), as there is no MX`] : [];
   }
   hosts.sort((a, b) => a.preference - b.preference);
   return await Promise.all(hosts.map(async (mx) => {

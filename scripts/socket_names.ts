@@ -94,11 +94,11 @@ export async function peerNames(endpoint: Endpoint): Promise<string[]> {
     ),
     ...layOut(
       "The other end, unless addresses are translated on the way (NAT)",
-      ["getsockname()", conn.remoteAddr, "behind a NAT of its own it has another"],
+      ["getsockname()", conn.remoteAddr, "if addresses are translated at its side, it has another"],
       [
         "getpeername()",
         conn.localAddr,
-        "behind a NAT of ours it sees that one's, and another port",
+        "if they are at ours, it sees another, and another port",
       ],
     ),
   ];
@@ -116,8 +116,8 @@ export async function datagramNames(host: string): Promise<string[]> {
     "A UDP socket",
     ["getsockname()", receiver.addr, "as bind() was told, and a port that the kernel chose"],
     ["getpeername()", "none", "it is not connected: anybody may send to it"],
-    ["sendto()", receiver.addr, "what who sends to it has to say, with each datagram"],
-    ["recvfrom()", from, "and what it is told with each, so that it can be answered"],
+    ["sendto()", receiver.addr, "the address that a sender gives with each datagram"],
+    ["recvfrom()", from, "the sender's, told with each datagram, to send an answer to"],
   );
 }
 
@@ -130,7 +130,9 @@ if (import.meta.main) {
     permissions: "--allow-net",
     flags: { host, port, unix },
   }, async (flags, peerHost, peerPort) => {
-    if (peerHost && !peerPort) throw new UsageError("PORT is missing");
+    if (peerHost && !/^\d+$/.test(peerPort ?? "")) {
+      throw new UsageError("HOST and PORT go together, as in 127.0.0.1 8013");
+    }
     if (peerHost && flags.unix) throw new UsageError("--unix does not go with HOST and PORT");
     const client = clientFlags(1);
     let lines: string[];

@@ -82,7 +82,7 @@ _list._tcp.example.test
   PTR      example.test
 mail.example.test.
   A        192.0.2.25
-  mail     0 mail.example.test (192.0.2.25)
+  mail     mail.example.test (192.0.2.25), as there is no MX
   none     CNAME, AAAA, MX, NS, PTR, TXT, SRV, CAA
 `,
     );

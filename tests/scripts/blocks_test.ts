@@ -448,7 +448,7 @@ Deno.test({
         await conn.writeBlock(octets(block));
         const { number, error } = await readReceipt(conn);
         assertEquals([number, typeof error], [2 * i + 1, "string"], block);
-        assertMatch(`${error}`, /^[ -~]{1,200}$/);
+        assertMatch(`${error}`, /^[ -~]{1,210}$/);
         await asks(conn, format, 2 * i + 2);
       }
       program.signal("SIGINT");

@@ -225,14 +225,15 @@ Deno.test({
   name: "netcat: a wrong command line is said in one line, exit 2",
   ignore: !mayRun,
   async fn() {
+    const TOGETHER = "HOST and PORT go together, as in 127.0.0.1 8001";
     const cases: [args: string[], says: string][] = [
       [[], "PORT is missing"],
-      [["127.0.0.1"], "PORT is missing"],
+      [["127.0.0.1"], TOGETHER],
       [["127.0.0.1", "0"], "PORT is missing"],
       [["--host", "127.0.0.1"], "PORT is missing"],
       [["--udp"], "PORT is missing"],
-      [["--listen", "8001"], "PORT is missing"],
-      [["127.0.0.1", "http"], "http is not a whole number from 0 to 65535"],
+      [["--listen", "8001"], TOGETHER],
+      [["8001", "127.0.0.1"], TOGETHER],
       [["127.0.0.1:80", "80"], "127.0.0.1:80 is neither a name nor an IP address (--port has"],
       [["--unix", "x", "127.0.0.1", "80"], "--unix does not go with HOST and PORT"],
       [["--unix", "x", "--udp"], "--udp and --unix do not go together"],

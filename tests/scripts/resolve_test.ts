@@ -231,7 +231,7 @@ Deno.test({
     ]);
     assertEquals(await hosts("null.test"), ["nowhere: null MX"]);
     assertEquals((await hosts("both.test")).map((row) => row.split(" (")[0]), ["0 .", "10 a.test"]);
-    assertEquals(await hosts("six.test"), ["0 six.test (2001:db8::6)"]);
+    assertEquals(await hosts("six.test"), ["six.test (2001:db8::6), as there is no MX"]);
     assertEquals(await hosts("nothing.test"), []);
     domains["half.test"] = [[1, "silent.test"], [2, "a.test"]];
     const mail = mailHosts("half.test", { ...server, timeout: 100 });
@@ -284,7 +284,7 @@ nomail.test
   none     CNAME, A, AAAA, NS, PTR, TXT, SRV, CAA
 plain.test
   A        192.0.2.30
-  mail     0 plain.test (192.0.2.30)
+  mail     plain.test (192.0.2.30), as there is no MX
   none     CNAME, AAAA, MX, NS, PTR, TXT, SRV, CAA
 alias.test
   CNAME    plain.test, canonical
@@ -310,7 +310,7 @@ Deno.test({
     const names = ["nobody.test", "half.test", "silent.test", "loop.test", "a.test"];
     const said = await ask(server, "--timeout", "1", ...names);
     const whole = (name: string, none: string) =>
-      `${name}\n  A        192.0.2.1\n  mail     0 ${name} (192.0.2.1)\n  none     ${none}\n`;
+      `${name}\n  A        192.0.2.1\n  mail     ${name} (192.0.2.1), as there is no MX\n  none     ${none}\n`;
     const types = "AAAA, MX, NS, PTR, TXT, SRV, CAA";
     assertEquals(said, {
       code: 1,

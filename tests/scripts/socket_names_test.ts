@@ -151,7 +151,7 @@ Deno.test({
         [["127.0.0.1", nobody], 1, `127.0.0.1:${nobody}: connection refused`],
         [[noName, "80"], 1, `${noName}:80: unknown host`],
         [["--port", `${port}`], 1, `127.0.0.1:${port}: address already in use`],
-        [["127.0.0.1"], 2, "PORT is missing (--help tells more)"],
+        [["127.0.0.1"], 2, "HOST and PORT go together, as in 127.0.0.1 8013 (--help tells more)"],
         [["127.0.0.1", "0"], 2, "0 is not a whole number from 1 to 65535 (--help tells more)"],
         [["--unix", "x", "127.0.0.1", "80"], 2, "--unix does not go with HOST and PORT (--help"],
       ] as const
