@@ -54,12 +54,11 @@ export type Print = (octets?: Uint8Array) => Promise<void>;
 export function printer(output: Output): Print {
   const terminal = output.isTerminal();
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // keeps a letter's first octets
-  let held = ""; // a CR, until it is known whether an LF follows
   function safe(octets?: Uint8Array): Uint8Array {
-    const text = held + decoder.decode(octets, { stream: octets !== undefined });
-    held = octets && text.endsWith("\r") ? "\r" : "";
-    const whole = text.slice(0, text.length - held.length);
-    return new TextEncoder().encode(whole.replace(/[^\r\n\t]+|\r(?!\n)/g, printable));
+    const text = decoder.decode(octets, { stream: octets !== undefined });
+    // A CR says nothing new before an LF, and elsewhere could write over what stands there.
+    const lines = text.replaceAll("\r", "").replace(/[^\n\t]+/g, printable);
+    return new TextEncoder().encode(lines);
   }
   return async (octets) => {
     let rest = terminal ? safe(octets) : octets ?? new Uint8Array();
