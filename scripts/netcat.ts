@@ -50,29 +50,6 @@ export type Output = Pick<typeof Deno.stdout, "write" | "isTerminal">;
 /** Prints octets; given none, at the end, what it has held back. */
 export type Print = (octets?: Uint8Array) => Promise<void>;
 
-/** Prints on `output`: to a terminal as text that cannot drive it, else the octets as they are. */
-export function printer(output: Output): Print {
-  const terminal = output.isTerminal();
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // keeps a letter's first octets
-  function safe(octets?: Uint8Array): Uint8Array {
-    const text = decoder.decode(octets, { stream: octets !== undefined });
-    // A CR says nothing new before an LF, and elsewhere could write over what stands there.
-    const lines = text.replaceAll("\r", "").replace(/[^\n\t]+/g, printable);
-    return new TextEncoder().encode(lines);
-  }
-  return async (octets) => {
-    let rest = terminal ? safe(octets) : octets ?? new Uint8Array();
-    while (rest.length > 0) rest = rest.subarray(await output.write(rest).catch(at("stdout")));
-  };
-}
-
-/** For `catch`: says where it failed. */
-function at(where: string): (error: unknown) => never {
-  return (error) => {
-    throw named(where, error);
-  };
-}
-
 /**
  * Sends `input` to the peer and prints what it sends, both at once, until both have ended, or, if
  * `input` is a terminal, until the peer has.
@@ -162,6 +139,29 @@ export async function exchange(
   }
 
   await Promise.race([send(), receive()]);
+}
+
+/** Prints on `output`: to a terminal as text that cannot drive it, else the octets as they are. */
+export function printer(output: Output): Print {
+  const terminal = output.isTerminal();
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // keeps a letter's first octets
+  function safe(octets?: Uint8Array): Uint8Array {
+    const text = decoder.decode(octets, { stream: octets !== undefined });
+    // A CR says nothing new before an LF, and elsewhere could write over what stands there.
+    const lines = text.replaceAll("\r", "").replace(/[^\n\t]+/g, printable);
+    return new TextEncoder().encode(lines);
+  }
+  return async (octets) => {
+    let rest = terminal ? safe(octets) : octets ?? new Uint8Array();
+    while (rest.length > 0) rest = rest.subarray(await output.write(rest).catch(at("stdout")));
+  };
+}
+
+/** For `catch`: says where it failed. */
+function at(where: string): (error: unknown) => never {
+  return (error) => {
+    throw named(where, error);
+  };
 }
 
 if (import.meta.main) {
