@@ -1,29 +1,16 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { send } from "../../scripts/broadcast.ts";
-import { mayRun, Program, run, start } from "../helpers.ts";
+import { mayRun, run } from "../helpers.ts";
+import { heard, listener } from "./rig.ts";
 
 const HERE = "127.255.255.255"; // this machine's own broadcast address: nothing leaves it
 const MAX_DATAGRAM = 65507; // what IPv4 and UDP leave of 65,535
-
-/** Starts a listener; with its port. */
-async function listener(...args: string[]): Promise<{ program: Program; port: number }> {
-  const program = start("broadcast", ["listen", "--port", "0", ...args]);
-  return { program, port: await program.port() };
-}
-
-/** Ends a listener with Ctrl-C; returns what it printed, its senders' ports left out. */
-async function heard(program: Program): Promise<string> {
-  program.signal("SIGINT");
-  const { code, stdout, stderr } = await program.ended();
-  assertEquals([code, stderr.split("\n").length], [0, 2], stderr);
-  return stdout.replaceAll(/^(\S+):\d+: /gm, "$1: ");
-}
 
 Deno.test({
   name: "broadcast send is printed by broadcast listen, and Ctrl-C ends it",
   ignore: !mayRun,
   async fn() {
-    const { program, port } = await listener();
+    const { program, port } = await listener("broadcast");
     await using _ = program;
     assertMatch(program.stderr, /^broadcast: listening on 127\.255\.255\.255:\d+ \(udp\)\n$/);
     for (const [text, size] of [["hello", 5], ["", 0], ["grüße", 7], ["--x", 3]] as const) {
@@ -49,7 +36,7 @@ Deno.test({
   name: "broadcast listen prints any datagram on one line, escaped, and each of many",
   ignore: !mayRun,
   async fn() {
-    const { program, port } = await listener();
+    const { program, port } = await listener("broadcast");
     await using _ = program;
     const to = { to: HERE, port };
     assertEquals(await send("", to), 0);
@@ -80,7 +67,7 @@ Deno.test({
   name: "broadcast listen hears --allow-from only, and with --host all that comes to an address",
   ignore: !mayRun,
   async fn() {
-    const strict = await listener("--allow-from", "127.0.0.9", "--trace");
+    const strict = await listener("broadcast", "--allow-from", "127.0.0.9", "--trace");
     await using _ = strict.program;
     const stranger = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
     const friend = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.9", port: 0 });
@@ -96,8 +83,8 @@ Deno.test({
     assertEquals(code, 0);
 
     // Who is bound to an address of the machine hears no broadcast.
-    const own = await listener("--host", "127.0.0.1");
-    const all = await listener("--host", "0.0.0.0");
+    const own = await listener("broadcast", "--host", "127.0.0.1");
+    const all = await listener("broadcast", "--host", "0.0.0.0");
     await using _own = own.program;
     await using _all = all.program;
     for (const { program, port } of [own, all]) {

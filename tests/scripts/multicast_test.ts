@@ -1,30 +1,17 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { joinGroup, send } from "../../scripts/multicast.ts";
-import { mayConnect, mayRun, Program, run, start } from "../helpers.ts";
+import { mayConnect, mayRun, run, start } from "../helpers.ts";
+import { heard, listener } from "./rig.ts";
 
 const GROUP = "239.255.50.7"; // and 127.0.0.1 for the interface: nothing leaves this machine
 const MAX_DATAGRAM = 65507; // what IPv4 and UDP leave of 65,535
-
-/** Starts a listener; with its port. */
-async function listener(...args: string[]): Promise<{ program: Program; port: number }> {
-  const program = start("multicast", ["listen", "--port", "0", ...args]);
-  return { program, port: await program.port() };
-}
-
-/** Ends a listener with Ctrl-C; returns what it printed, its senders' ports left out. */
-async function heard(program: Program): Promise<string> {
-  program.signal("SIGINT");
-  const { code, stdout, stderr } = await program.ended();
-  assertEquals([code, stderr.split("\n").length], [0, 2], stderr);
-  return stdout.replaceAll(/^(\S+):\d+: /gm, "$1: ");
-}
 
 Deno.test({
   name: "multicast send is heard by each listener of the group, and by none of another",
   ignore: !mayRun,
   async fn() {
-    const one = await listener();
+    const one = await listener("multicast");
     await using _one = one.program;
     const port = `${one.port}`;
     await using two = start("multicast", ["listen", "--port", port]);
@@ -56,7 +43,7 @@ Deno.test({
   name: "multicast listen prints any datagram on one line, escaped, and each of many",
   ignore: !mayRun,
   async fn() {
-    const { program, port } = await listener();
+    const { program, port } = await listener("multicast");
     await using _ = program;
     const to = { group: GROUP, interface: "127.0.0.1", port, ttl: 0 };
     assertEquals(await send("", to), 0);
@@ -105,7 +92,7 @@ Deno.test({
   name: "multicast listen hears --allow-from only",
   ignore: !mayRun,
   async fn() {
-    const { program, port } = await listener("--allow-from", "127.0.0.9");
+    const { program, port } = await listener("multicast", "--allow-from", "127.0.0.9");
     await using _ = program;
     for (const via of ["127.0.0.1", "127.0.0.9"]) {
       await send(`from ${via}`, { group: GROUP, interface: via, port, ttl: 0 });

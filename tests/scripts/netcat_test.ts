@@ -14,7 +14,7 @@ import {
   start,
   temporaryFolder,
 } from "../helpers.ts";
-import { certificate, FILES, startOnTerminal, testServer } from "./rig.ts";
+import { FILES, forms, startOnTerminal, testServer } from "./rig.ts";
 
 const MIB = 1024 * 1024;
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -159,17 +159,8 @@ Deno.test({
   async fn() {
     await using folder = await temporaryFolder();
     const path = (name: string) => `${folder.path}/${name}`;
-    const { cert, key } = await certificate(folder.path);
     const argv = command("netcat", FILES);
-    const unix = ["--unix", path("socket")];
-    for (
-      const [form, listen, ask] of [
-        ["plain", [], []],
-        ["IPv6", ["--host", "::1"], ["--host", "::1"]],
-        ["Unix", unix, unix],
-        ["TLS", ["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
-      ] as const
-    ) {
+    for (const [form, listen, ask] of await forms(folder.path)) {
       if (form === "plain" || form === "IPv6") {
         const size = form === "plain" ? 64 * MIB : 4 * MIB;
         await writeNoise(path("there"), size);

@@ -1,4 +1,5 @@
 /** What the tests of the scripts share: a certificate, rude servers, a terminal to type at. */
+import { assertEquals } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
 import { command, Program, start } from "../helpers.ts";
 
@@ -20,25 +21,30 @@ export async function certificate(folder: string): Promise<{ cert: string; key: 
   return { cert, key };
 }
 
+/** The forms that the common flags give a TCP server, each with its flags and its client's. */
+export async function forms(
+  folder: string,
+): Promise<[form: string, listen: string[], ask: string[]][]> {
+  const { cert, key } = await certificate(folder);
+  const unix = ["--unix", `${folder}/socket`];
+  return [
+    ["plain", [], []],
+    ["IPv6", ["--host", "::1"], ["--host", "::1"]],
+    ["Unix", unix, unix],
+    ["TLS", ["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
+  ];
+}
+
 /**
- * Starts a TCP server of ours in each form that the common flags give it, in turn: plain, IPv6, a
- * Unix socket, TLS. Goes with the arguments by which its client finds it.
+ * Starts a TCP server of ours in each of its forms, in turn. Goes with the arguments by which its
+ * client finds it.
  */
 export async function* inEachForm(
   name: string,
   folder: string,
   args: string[] = [],
 ): AsyncGenerator<{ form: string; server: Program; ask: string[] }> {
-  const { cert, key } = await certificate(folder);
-  const unix = ["--unix", `${folder}/socket`];
-  for (
-    const [form, listen, ask] of [
-      ["plain", [], []],
-      ["IPv6", ["--host", "::1"], ["--host", "::1"]],
-      ["Unix", unix, unix],
-      ["TLS", ["--cert", cert, "--key", key], ["--tls", "--ca", cert]],
-    ] as const
-  ) {
+  for (const [form, listen, ask] of await forms(folder)) {
     await using server = start(name, ["--port", "0", ...listen, ...args], FILES);
     const [, port] = await server.until(/listening on .*?:(\d+|\/.*)\n/, "stderr");
     yield { form, server, ask: form === "Unix" ? [...ask] : ["--port", port, ...ask] };
@@ -72,6 +78,23 @@ export function testServer(
       await accepting;
     },
   };
+}
+
+/** Starts the listener of a script that takes datagrams for many; with its port. */
+export async function listener(
+  name: string,
+  ...args: string[]
+): Promise<{ program: Program; port: number }> {
+  const program = start(name, ["listen", "--port", "0", ...args]);
+  return { program, port: await program.port() };
+}
+
+/** Ends such a listener with Ctrl-C; returns what it printed, its senders' ports left out. */
+export async function heard(program: Program): Promise<string> {
+  program.signal("SIGINT");
+  const { code, stdout, stderr } = await program.ended();
+  assertEquals([code, stderr.split("\n").length], [0, 2], stderr);
+  return stdout.replaceAll(/^(\S+):\d+: /gm, "$1: ");
 }
 
 /**
