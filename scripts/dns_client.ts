@@ -190,6 +190,7 @@ if (import.meta.main) {
   }, async (flags, name, type = "A") => {
     const again = (waited: number) =>
       console.error(`${flags.name}: no answer for ${waited / 1000} s, sending again`);
+    // What only a connection has asks for one; connect() says what does not go together.
     const tcp = flags.tcp || flags.tls || (flags.ca ?? flags.unix) !== undefined;
     if (!TYPES.includes(type.toUpperCase())) {
       throw new UsageError(`TYPE: ${type} is none of ${TYPES.join(", ")}`);

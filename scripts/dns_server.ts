@@ -73,12 +73,14 @@ const nothing = (rcode: number, aa = false): Finding => (
 
 /** Finds the answer to a question (RFC 1034, 4.3.2). */
 export function lookup(zone: Zone, name: string, type: string): Finding {
-  let at = key(name);
-  if (!isBelow(at, zone.origin)) return nothing(REFUSED);
+  if (!isBelow(key(name), zone.origin)) return nothing(REFUSED);
   const finding = nothing(NOERROR, true);
   const { answers, authorities, additionals } = finding;
   // CNAMEs are followed while they stay in the zone and are no loop.
-  for (const seen = new Set(); isBelow(at, zone.origin) && !seen.has(at); at = key(name)) {
+  const seen = new Set<string>();
+  for (;;) {
+    const at = key(name);
+    if (!isBelow(at, zone.origin) || seen.has(at)) break;
     seen.add(at);
     const servers = findDelegation(zone, at);
     if (servers) {

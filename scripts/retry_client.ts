@@ -129,9 +129,10 @@ export async function addAll(
   tally: Tally,
   deadline: number,
 ): Promise<void> {
-  const late = AbortSignal.timeout(deadline);
-  const failed = new AbortController();
-  const signal = AbortSignal.any([late, failed.signal]);
+  const stop = new AbortController();
+  const { signal } = stop;
+  const late = new Error("the deadline is over");
+  const timer = setTimeout(() => stop.abort(late), deadline);
 
   async function attempt(id: string): Promise<void> {
     tally.attempts++;
@@ -153,10 +154,11 @@ export async function addAll(
   const options = { ...BACK_OFF, maxAttempts: Number.MAX_SAFE_INTEGER, isRetriable, signal };
   await Promise.all(Array.from({ length: tally.requests }, async () => {
     const id = crypto.randomUUID();
-    await retry(() => attempt(id), options).catch((error) => failed.abort(error));
+    await retry(() => attempt(id), options).catch((error) => stop.abort(error));
   }));
+  clearTimeout(timer);
   if (tally.answers === tally.requests) return;
-  if (signal.reason !== late.reason) throw signal.reason;
+  if (signal.reason !== late) throw signal.reason;
   const last = tally.last ? reason(tally.last) : `${formatEndpoint(endpoint)}: no answer`;
   const missing = `${tally.requests - tally.answers} of ${tally.requests} unanswered`;
   throw new TimedOut(`${last} (${missing} after ${deadline / 1000} s)`);

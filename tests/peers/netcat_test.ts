@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { command, missing, Program, run, start, temporaryFolder } from "../helpers.ts";
-import { certificates, eventually, memory, output } from "./peers.ts";
+import { certificates, eventually, memory, output, python } from "./peers.ts";
 
 /** What a script needs for Unix sockets and certificates. */
 const FILES = ["--allow-read", "--allow-write"];
@@ -118,44 +118,6 @@ Deno.test({
   },
 });
 
-/** Serves one connection: ends its sending side first, after a line, and then counts what comes. */
-const HALF_CLOSER = `
-import socket, sys
-listener = socket.create_server(("127.0.0.1", 0))
-print("listening on 127.0.0.1:%d" % listener.getsockname()[1], file=sys.stderr)
-conn, _ = listener.accept()
-conn.sendall(b"that is all\\n")
-conn.shutdown(socket.SHUT_WR)
-total = 0
-while data := conn.recv(65536):
-    total += len(data)
-print(total)
-`;
-
-/** Ends its sending side first, too, as a client, and then counts the answer. */
-const ASKER = `
-import socket, sys
-conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-conn.sendall(b"that is all\\n")
-conn.shutdown(socket.SHUT_WR)
-total = 0
-while data := conn.recv(65536):
-    total += len(data)
-print(total)
-`;
-
-/** Serves one connection over TLS, and leaves without the close_notify that ends it in order. */
-const RUDE_TLS = `
-import socket, ssl, sys
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(*sys.argv[1:])
-listener = socket.create_server(("127.0.0.1", 0))
-print("listening on 127.0.0.1:%d" % listener.getsockname()[1], file=sys.stderr)
-conn = context.wrap_socket(listener.accept()[0], server_side=True)
-conn.sendall(b"cut of")
-conn.recv(100)
-`;
-
 Deno.test({
   name: "Python ends its direction first and still gets 20 MB from netcat, client or server",
   ignore: missing("python3"),
@@ -168,11 +130,11 @@ Deno.test({
       assertEquals((await netcat.ended()).code, 0, netcat.stderr);
       assertEquals((await python.ended()).stdout, `${size}\n`);
     };
-    await using server = new Program(["python3", "-c", HALF_CLOSER]);
+    await using server = new Program(python("netcat.py", "serve"));
     await using client = start("netcat", ["127.0.0.1", `${await server.port()}`]);
     await send(client, server);
     await using listener = start("netcat", ["--listen"]);
-    await using asker = new Program(["python3", "-c", ASKER, `${await listener.port()}`]);
+    await using asker = new Program(python("netcat.py", "ask", await listener.port()));
     await send(listener, asker);
   },
 });
@@ -183,7 +145,7 @@ Deno.test({
   async fn() {
     await using folder = await temporaryFolder();
     const { ca, cert, key } = await certificates(folder.path);
-    await using server = new Program(["python3", "-c", RUDE_TLS, cert, key]);
+    await using server = new Program(python("netcat.py", "tls", cert, key));
     const port = `${await server.port()}`;
     await using client = start("netcat", ["--tls", "--ca", ca, "127.0.0.1", port], FILES);
     await client.until(/^cut of$/);
