@@ -15,8 +15,8 @@ export type Endpoint = {
   host: string; // a name or an IP address, IPv6 without brackets
   port: number; // 0 to listen on a free one
   unix?: string; // the path of a Unix domain socket in place of both
-  cert?: string; // to listen over TLS: a file with the certificate and its chain
-  key?: string; // and a file with the private key
+  cert?: string; // to listen over TLS: a file with the certificate and its chain, or the PEM itself
+  key?: string; // and one with the private key
   backlog?: number; // how many connections the kernel keeps waiting; none: 511
   tls?: boolean; // to connect over TLS, the server's certificate and name verified
   ca?: string; // and a file with root certificates besides the usual ones
@@ -80,25 +80,37 @@ function familyOf(address: string): "ipv4" | "ipv6" {
   return isIP(address) === 6 ? "ipv6" : "ipv4";
 }
 
+/** How to listen at an endpoint: what `Deno.listen`, `Deno.listenTls` and `Deno.serve` take. */
+export type ListenOptions =
+  & { hostname: string; port: number; tcpBacklog?: number; path?: string }
+  & Partial<Deno.TlsCertifiedKeyPem>;
+
 /**
- * Listens for connections, over TLS if there is a `cert`.
+ * Calls `open` to listen at the endpoint, with the certificate read and the socket file of a dead
+ * server gone.
  *
  * @throws {UsageError} if the options do not go together; else the error of the system or of the
  * certificate, {@linkcode named} after the address or the file.
  */
-export async function listen(endpoint: Endpoint): Promise<Deno.Listener> {
+export async function bind<T>(endpoint: Endpoint, open: (options: ListenOptions) => T): Promise<T> {
   const { host: hostname, port, unix: path, cert, key, backlog: tcpBacklog } = endpoint;
   if (!cert !== !key) throw new UsageError("--cert and --key go together");
   if (path && cert) throw new UsageError("--unix and --cert do not go together");
-  const tls = cert && key ? { cert: await readPem(cert), key: await readPem(key) } : undefined;
+  const tls = cert && key ? { cert: await readPem(cert), key: await readPem(key) } : {};
   try {
     if (path) await removeStale(path);
-    if (path) return Deno.listen({ transport: "unix", path });
-    if (tls) return Deno.listenTls({ hostname, port, tcpBacklog, ...tls });
-    return Deno.listen({ hostname, port, tcpBacklog });
+    return open({ hostname, port, tcpBacklog, ...path ? { path } : {}, ...tls });
   } catch (error) {
     throw named(formatEndpoint(endpoint) + (cert ? ` with ${cert} and ${key}` : ""), error);
   }
+}
+
+/** Listens for connections, over TLS if there is a `cert`. Throws what {@linkcode bind} does. */
+export function listen(endpoint: Endpoint): Promise<Deno.Listener> {
+  return bind<Deno.Listener>(endpoint, ({ path, cert = "", key = "", ...tcp }) => {
+    if (path) return Deno.listen({ transport: "unix", path });
+    return cert ? Deno.listenTls({ ...tcp, cert, key }) : Deno.listen(tcp);
+  });
 }
 
 /**
@@ -200,6 +212,7 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
 }
 
 async function readPem(path: string): Promise<string> {
+  if (path.startsWith("-----BEGIN ")) return path;
   const text = await Deno.readTextFile(path);
   if (!text.includes("-----BEGIN ")) throw new Error(`${path}: not PEM`);
   return text;
@@ -217,7 +230,7 @@ export function reason(error: unknown): string {
   // Reset between the handshake and Deno's question for the peer's name.
   if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";
   if (message.endsWith("InvalidContentType")) return "the other side does not speak TLS";
-  const [line] = message.split("\n");
+  const [line] = message.replace(/^Error: /, "").split("\n"); // as Deno.serve quotes the system's
   const [, what, path] = /^(.*?) \(os error \d+\)(?:: \w+ '(.*?)')?/.exec(line) ?? ["", line];
   const lower = /^[A-Z][a-z]/.test(what) ? what[0].toLowerCase() + what.slice(1) : what;
   return path ? `${path}: ${lower}` : lower;

@@ -108,6 +108,14 @@ export function serverFlags(
   };
 }
 
+/** The flags of every server on `Deno.serve`, which accepts connections by itself, without a limit. */
+export function httpFlags(
+  defaultPort: number,
+): Omit<ReturnType<typeof serverFlags>, "maxConnections"> {
+  const { maxConnections: _, ...flags } = serverFlags(defaultPort);
+  return flags;
+}
+
 /** The flags of every TCP client. */
 export function clientFlags(
   serverPort: number,

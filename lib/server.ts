@@ -6,8 +6,17 @@
  */
 import type { BlockList } from "node:net";
 import { delay } from "@std/async/delay";
-import { closeDatagrams, formatAddress, isAllowed, reason } from "./address.ts";
-import { FramedConn, printable, trace } from "./framing.ts";
+import { deadline } from "@std/async/deadline";
+import {
+  bind,
+  closeDatagrams,
+  type Endpoint,
+  formatAddress,
+  isAllowed,
+  type ListenOptions,
+  reason,
+} from "./address.ts";
+import { FramedConn, LimitError, printable, trace } from "./framing.ts";
 
 /** Milliseconds that a conversation has to end when the server stops, and a peer to hang up. */
 const GRACE = 5000;
@@ -174,6 +183,116 @@ export async function serveDatagrams(
   for (let i = 0; i < (socket.addr.transport === "udp" ? RECEIVERS : 1); i++) receive();
   await new Promise<void>((resolve) => onAbort(signal, resolve));
   await closeDatagrams(socket);
+}
+
+/** A server of requests, as `Deno.serve` takes it, told the peer as people read it. */
+export type HttpHandler = (request: Request, peer: string) => Response | Promise<Response>;
+
+/**
+ * Serves HTTP by `Deno.serve` until `signal`: then it takes no more requests and gives those under
+ * way 5 s to end. `Deno.serve` accepts by itself, has no limit on connections and none on how long
+ * one is silent; when no descriptor is left it ends. Here it then closes the connections that wait
+ * without a request, and serves on.
+ *
+ * A {@linkcode LimitError} of the handler is answered 413, {@linkcode Deno.errors.TimedOut} 408,
+ * any other error 500 and a line in the log. `--trace` prints the heads, as Deno gives them.
+ */
+export async function serveHttp(
+  endpoint: Endpoint,
+  handler: HttpHandler,
+  options: Omit<ServeOptions, "maxConnections" | "idleTimeout">,
+): Promise<void> {
+  const { signal, allowFrom } = options;
+  const log = logger(options);
+  let active = 0;
+
+  async function respond(request: Request, { remoteAddr }: Deno.ServeHandlerInfo) {
+    const peer = formatAddress(remoteAddr);
+    if (options.trace) traceHead("<", peer, `${request.method} ${request.url}`, request.headers);
+    active++;
+    const response = await answer(request, peer, remoteAddr).finally(() => active--);
+    if (options.trace) traceHead(">", peer, `${response.status}`, response.headers);
+    return response;
+  }
+
+  async function answer(request: Request, peer: string, address: Deno.Addr): Promise<Response> {
+    const failure = (status: number, text: string) =>
+      new Response(`${text}\n`, { status, headers: { connection: "close" } });
+    if (allowFrom && !isAllowed(allowFrom, address)) {
+      log(`${peer}: refused, not in --allow-from`);
+      return failure(403, "not allowed from your address");
+    }
+    try {
+      return await handler(request, peer);
+    } catch (error) {
+      if (error instanceof LimitError) return failure(413, error.message);
+      if (error instanceof Deno.errors.TimedOut) return failure(408, error.message);
+      log(`${peer}: ${reason(error)}`);
+      return failure(500, "internal server error");
+    }
+  }
+
+  const listenHere = (options: ListenOptions) =>
+    Deno.serve({ ...options, onListen() {} } as Deno.ServeTcpOptions, respond);
+  let server: Deno.HttpServer<Deno.Addr> | undefined = await bind(endpoint, listenHere);
+  const here = { ...endpoint, port: "port" in server.addr ? server.addr.port : 0 };
+  log(`listening on ${formatAddress(server.addr)}`);
+  const stopped = new Promise<void>((resolve) => onAbort(signal, resolve));
+  let failed = -Infinity;
+  while (!signal?.aborted) {
+    try {
+      server ??= await bind(here, listenHere);
+      await Promise.race([server.finished, stopped]);
+    } catch (error) {
+      const now = performance.now();
+      if (now - failed > 10_000) log(`cannot accept, trying again: ${reason(error)}`);
+      failed = now;
+      server?.shutdown().catch(() => {}); // that closes the connections without a request
+      server = undefined;
+      await delay(RETRY);
+    }
+  }
+  if (active > 0) log(`stopping, ${GRACE / 1000} s for requests (${active}); Ctrl-C again: none`);
+  await deadline(server?.shutdown() ?? stopped, GRACE).catch(() => log("requests cut off"));
+}
+
+/**
+ * The octets of a request's body as they come.
+ *
+ * @throws {LimitError} past `max` octets, or at once if more are announced;
+ * {@linkcode Deno.errors.TimedOut} if for `idleTimeout` milliseconds none come.
+ */
+export async function* bodyOf(
+  { headers, body }: Request,
+  max: number,
+  idleTimeout = 300_000,
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const tooLarge = () => new LimitError(`body of more than ${max} bytes`);
+  if (Number(headers.get("content-length")) > max) throw tooLarge();
+  if (!body) return;
+  const reader = body.getReader();
+  try {
+    for (let size = 0;;) {
+      const { value, done } = await deadline(reader.read(), idleTimeout).catch((error) => {
+        if (!(error instanceof DOMException)) throw error;
+        throw new Deno.errors.TimedOut(`body silent for ${idleTimeout / 1000} s`);
+      });
+      if (done) return;
+      size += value.length;
+      if (size > max) throw tooLarge();
+      yield value;
+    }
+  } finally {
+    await reader.cancel(); // what still comes of it ends the connection
+  }
+}
+
+/** Prints the head of a message, without what it has to prove who sent it. */
+function traceHead(direction: "<" | ">", peer: string, start: string, headers: Headers): void {
+  const lines = Array.from(headers, ([name, value]) => {
+    return `${name}: ${name === "authorization" ? value.replace(/ .*/, " ***") : value}\r\n`;
+  });
+  trace(direction, peer, new TextEncoder().encode(`${start}\r\n${lines.join("")}\r\n`));
 }
 
 function onAbort(signal: AbortSignal | undefined, action: () => void): void {

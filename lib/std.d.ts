@@ -55,13 +55,27 @@ declare module "@std/cli/parse-args" {
   }): Record<string, unknown> & { _: string[] };
 }
 
+declare module "@std/encoding/base64" {
+  export function decodeBase64(text: string): Uint8Array<ArrayBuffer>;
+  export function encodeBase64(data: string | Uint8Array | ArrayBuffer): string;
+}
+
 declare module "@std/fmt/bytes" {
   export function format(bytes: number): string;
+}
+
+declare module "@std/html/entities" {
+  export function escape(text: string): string;
+}
+
+declare module "@std/media-types/content-type" {
+  export function contentType(extensionOrType: string): string | undefined;
 }
 
 declare module "@std/path" {
   export function basename(path: string): string;
   export function dirname(path: string): string;
+  export function extname(path: string): string;
   export function fromFileUrl(url: string | URL): string;
   export function join(...paths: string[]): string;
   export function resolve(...paths: string[]): string;
