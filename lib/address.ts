@@ -101,7 +101,8 @@ export async function bind<T>(endpoint: Endpoint, open: (options: ListenOptions)
     if (path) await removeStale(path);
     return open({ hostname, port, tcpBacklog, ...path ? { path } : {}, ...tls });
   } catch (error) {
-    throw named(formatEndpoint(endpoint) + (cert ? ` with ${cert} and ${key}` : ""), error);
+    const files = cert && !isPem(cert) ? ` with ${cert} and ${key}` : "";
+    throw named(formatEndpoint(endpoint) + files, error);
   }
 }
 
@@ -212,10 +213,14 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
 }
 
 async function readPem(path: string): Promise<string> {
-  if (path.startsWith("-----BEGIN ")) return path;
+  if (isPem(path)) return path;
   const text = await Deno.readTextFile(path);
   if (!text.includes("-----BEGIN ")) throw new Error(`${path}: not PEM`);
   return text;
+}
+
+function isPem(text: string): boolean {
+  return text.startsWith("-----BEGIN ");
 }
 
 /** The endpoint's address as people read it. */
@@ -229,7 +234,8 @@ export function reason(error: unknown): string {
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
   // Reset between the handshake and Deno's question for the peer's name.
   if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";
-  if (message.endsWith("InvalidContentType")) return "the other side does not speak TLS";
+  if (message.includes("without sending TLS close_notify")) return "cut off, without TLS's end";
+  if (message.includes("of type InvalidContentType")) return "the other side does not speak TLS";
   const [line] = message.replace(/^Error: /, "").split("\n"); // as Deno.serve quotes the system's
   const [, what, path] = /^(.*?) \(os error \d+\)(?:: \w+ '(.*?)')?/.exec(line) ?? ["", line];
   const lower = /^[A-Z][a-z]/.test(what) ? what[0].toLowerCase() + what.slice(1) : what;

@@ -19,6 +19,13 @@ import { isIP } from "node:net";
 const DAY = 24 * 60 * 60 * 1000; // milliseconds
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 
+function toGeneralName(name: string): { type: "dns" | "ip"; value: string } {
+  if (isIP(name) === 0) return { type: "dns", value: name };
+  // Of IPv6's many spellings the one without a part in dots, which the encoder does not take.
+  const value = isIP(name) === 6 ? new URL(`http://[${name}]`).hostname.slice(1, -1) : name;
+  return { type: "ip", value };
+}
+
 /**
  * Makes a self-signed server certificate (RFC 5280) for DNS names and IP addresses, which is its
  * own root and nobody else's, and its key; valid from an hour ago, as clocks differ.
@@ -39,9 +46,7 @@ export async function makeCertificate(
     signingAlgorithm: ALGORITHM,
     keys,
     extensions: [
-      new SubjectAlternativeNameExtension(
-        names.map((value) => ({ type: isIP(value) ? "ip" as const : "dns" as const, value })),
-      ),
+      new SubjectAlternativeNameExtension(names.map(toGeneralName)),
       new BasicConstraintsExtension(false, undefined, true),
       new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
       new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth]),

@@ -200,17 +200,23 @@ export type HttpHandler = (request: Request, peer: string) => Response | Promise
 export async function serveHttp(
   endpoint: Endpoint,
   handler: HttpHandler,
-  options: Omit<ServeOptions, "maxConnections" | "idleTimeout">,
+  options: Omit<ServeOptions, "maxConnections" | "idleTimeout"> & {
+    answered?: (request: Request, response: Response, peer: string) => void; // for a log of its own
+  },
 ): Promise<void> {
   const { signal, allowFrom } = options;
   const log = logger(options);
   let active = 0;
+  let idle = () => {};
 
   async function respond(request: Request, { remoteAddr }: Deno.ServeHandlerInfo) {
     const peer = formatAddress(remoteAddr);
     if (options.trace) traceHead("<", peer, `${request.method} ${request.url}`, request.headers);
     active++;
-    const response = await answer(request, peer, remoteAddr).finally(() => active--);
+    const response = await answer(request, peer, remoteAddr).finally(() => {
+      if (--active === 0) idle();
+    });
+    options.answered?.(request, response, peer);
     if (options.trace) traceHead(">", peer, `${response.status}`, response.headers);
     return response;
   }
@@ -218,14 +224,20 @@ export async function serveHttp(
   async function answer(request: Request, peer: string, address: Deno.Addr): Promise<Response> {
     const failure = (status: number, text: string) =>
       new Response(`${text}\n`, { status, headers: { connection: "close" } });
+    if (signal?.aborted) return failure(503, "stopping");
     if (allowFrom && !isAllowed(allowFrom, address)) {
       log(`${peer}: refused, not in --allow-from`);
       return failure(403, "not allowed from your address");
+    }
+    // Deno puts the Host before the target in the URL: with a slash in it, it would be part of that.
+    if (!/^[\w.~%!$&'()*+,;=:[\]-]*$/.test(request.headers.get("host") ?? "")) {
+      return failure(400, "bad Host");
     }
     try {
       return await handler(request, peer);
     } catch (error) {
       if (error instanceof LimitError) return failure(413, error.message);
+      if (error instanceof Deno.errors.InvalidData) return failure(400, error.message);
       if (error instanceof Deno.errors.TimedOut) return failure(408, error.message);
       log(`${peer}: ${reason(error)}`);
       return failure(500, "internal server error");
@@ -253,7 +265,11 @@ export async function serveHttp(
     }
   }
   if (active > 0) log(`stopping, ${GRACE / 1000} s for requests (${active}); Ctrl-C again: none`);
-  await deadline(server?.shutdown() ?? stopped, GRACE).catch(() => log("requests cut off"));
+  // shutdown() takes away what still comes of requests' bodies, so those end first.
+  const answered = active > 0 ? new Promise<void>((resolve) => idle = resolve) : stopped;
+  await deadline(answered.then(() => server?.shutdown()), GRACE).catch(() =>
+    log("requests cut off")
+  );
 }
 
 /**
@@ -274,7 +290,7 @@ export async function* bodyOf(
   try {
     for (let size = 0;;) {
       const { value, done } = await deadline(reader.read(), idleTimeout).catch((error) => {
-        if (!(error instanceof DOMException)) throw error;
+        if (!(error instanceof DOMException)) throw new Deno.errors.InvalidData(reason(error));
         throw new Deno.errors.TimedOut(`body silent for ${idleTimeout / 1000} s`);
       });
       if (done) return;
@@ -290,7 +306,7 @@ export async function* bodyOf(
 /** Prints the head of a message, without what it has to prove who sent it. */
 function traceHead(direction: "<" | ">", peer: string, start: string, headers: Headers): void {
   const lines = Array.from(headers, ([name, value]) => {
-    return `${name}: ${name === "authorization" ? value.replace(/ .*/, " ***") : value}\r\n`;
+    return `${name}: ${name.endsWith("authorization") ? "***" : value}\r\n`;
   });
   trace(direction, peer, new TextEncoder().encode(`${start}\r\n${lines.join("")}\r\n`));
 }

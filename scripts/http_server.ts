@@ -1,0 +1,420 @@
+#!/usr/bin/env -S deno run --allow-net --allow-read
+/**
+ * A Web server for the files of a folder (HTTP, RFC 9110), as `python3 -m http.server` is: files,
+ * listings, ranges, and answers to POST.
+ *
+ *     deno run --allow-net --allow-read scripts/http_server.ts
+ *     curl -i http://127.0.0.1:8080/
+ *
+ * A POST of a form or of JSON is answered with what it holds, as JSON. With `--upload DIR`, which
+ * needs --allow-write, a POST to `/name` stores its body as `name` in DIR:
+ *
+ *     curl --data-binary @photo.jpg http://127.0.0.1:8080/photo.jpg
+ *
+ * Mirrors "Python http.server Module" of tutorial 001 and "HTTP Servers" of tutorial 002, which
+ * describe it without a listing:
+ *
+ * | Python | Deno |
+ * | --- | --- |
+ * | `HTTPServer((host, port), Handler)`, `serve_forever()` | `serveHttp()`: `Deno.serve()` |
+ * | `do_GET()`, `do_POST()` | a function of a `Request` in `METHODS` that returns a `Response` |
+ * | `self.path`, `self.headers` | `request.url`, `request.headers` |
+ * | `self.rfile.read(length)` | `bodyOf()`: `request.body`, with a limit |
+ * | `send_response()`, `send_header()`, `wfile.write()` | `new Response(body, { status, headers })` |
+ * | `SimpleHTTPRequestHandler.translate_path()` | `locate()` |
+ * | `log_message()` | `logLine()`, on stdout |
+ *
+ * Another method is another function in `METHODS`: the `Allow` of a 405 names it by itself.
+ *
+ * @module
+ */
+import { createHash, timingSafeEqual } from "node:crypto";
+import { concat } from "@std/bytes/concat";
+import { decodeBase64 } from "@std/encoding/base64";
+import { format } from "@std/fmt/bytes";
+import { escape } from "@std/html/entities";
+import { contentType } from "@std/media-types/content-type";
+import { extname, join } from "@std/path";
+import { reason, UsageError } from "../lib/address.ts";
+import { flag, httpFlags, main, number, optional, stopSignal } from "../lib/cli.ts";
+import { printable } from "../lib/framing.ts";
+import { bodyOf, type HttpHandler, serveHttp } from "../lib/server.ts";
+
+const PORT = 8080;
+const MAX_POST = 1024 * 1024; // octets of a form or of JSON
+// Octets of a file that are read at once: more, and each buffer is a page from the system's hand.
+const CHUNK = 120 * 1024;
+const SCRATCH = new Uint8Array(65536); // for a small file on its way into a Response, which copies
+
+/** What the server serves, and to whom. */
+export type Site = {
+  root: string; // the folder, by its real path
+  upload?: string; // the folder for what is sent; none: nothing is stored
+  maxUpload: number; // octets
+  idleTimeout?: number; // milliseconds that a body may be silent
+  credentials?: string; // `user:password` that everybody has to give; none: nobody
+};
+
+/** An answer that is all text. */
+function say(status: number, text: string, headers: Record<string, string> = {}): Response {
+  const body = new TextEncoder().encode(text);
+  const type = "text/plain; charset=utf-8";
+  const always = { "content-type": type, "content-length": `${body.length}` };
+  return new Response(body, { status, headers: { ...always, ...headers } });
+}
+
+/** A file or folder of the site, by its real path. */
+type Located = { path: string; info: Deno.FileInfo };
+
+/**
+ * Finds what a path of a URL names below the root: neither `..` in any spelling nor a symbolic link
+ * leads out of it.
+ *
+ * The calls are the synchronous ones, here and where files are read. For what lies in the system's
+ * cache they take microseconds, and these answers half the time that the others do.
+ */
+function locate(root: string, segments: string[]): Located | undefined {
+  if (segments.some((name) => /^\.\.?$|[/\\\0]/.test(name))) return undefined;
+  try {
+    const path = Deno.realPathSync(`${root}/${segments.join("/")}`);
+    if (path !== root && !path.startsWith(root === "/" ? root : `${root}/`)) return undefined;
+    const info = Deno.statSync(path);
+    return info.isFile || info.isDirectory ? { path, info } : undefined; // a pipe would wait for ever
+  } catch {
+    return undefined; // the name is too long, links go round in circles, or it may not be read
+  }
+}
+
+/** The names in the path of a URL, decoded; undefined if they cannot be. */
+function segmentsOf(url: string): string[] | undefined {
+  const [, path] = /^[^:]+:\/\/[^/?#]*([^?#]*)/.exec(url) ?? [];
+  try {
+    return path?.split("/").filter(Boolean).map(decodeURIComponent);
+  } catch {
+    return undefined;
+  }
+}
+
+/** GET and HEAD: a file, the folder's `index.html`, or the folder's listing. */
+function get(request: Request, segments: string[], { root }: Site): Response | Promise<Response> {
+  let found = locate(root, segments);
+  const asFolder = /^[^?#]*\/(?:[?#]|$)/.test(request.url);
+  if (found?.info.isDirectory) {
+    const [query] = /\?[^#]*/.exec(request.url) ?? [""];
+    const location = segments.map((name) => `/${encodeURIComponent(name)}`).join("") + "/" + query;
+    if (!asFolder) return say(301, `${location}\n`, { location });
+    const index = locate(root, [...segments, "index.html"]);
+    if (!index?.info.isFile) return list(root, segments);
+    found = index;
+  } else if (asFolder) found = undefined;
+  return found ? sendFile(request, found) : say(404, "there is no such file\n");
+}
+
+/** Sends a file, or of it what the request's conditions and ranges leave (RFC 9110, 13 and 14). */
+function sendFile({ method, headers: asked }: Request, { path, info }: Located): Response {
+  const { size, mtime } = info;
+  const modified = mtime?.toUTCString() ?? "";
+  const etag = `"${size.toString(36)}-${mtime?.getTime().toString(36)}"`;
+  const type = contentType(extname(path)) ?? "application/octet-stream";
+  const validators = { etag, "last-modified": modified, "accept-ranges": "bytes" };
+
+  const matches = (tags: string, weak = "") =>
+    tags === "*" || tags.split(/\s*,\s*/).some((tag) => tag === etag || tag === weak + etag);
+  const changedSince = (date: string) => Date.parse(modified) > Date.parse(date);
+  const [match, unmodified] = [asked.get("if-match"), asked.get("if-unmodified-since")];
+  if (match ? !matches(match) : unmodified && changedSince(unmodified)) {
+    return say(412, "it has changed\n", validators);
+  }
+  const [noneMatch, since] = [asked.get("if-none-match"), asked.get("if-modified-since")];
+  if (noneMatch ? matches(noneMatch, "W/") : since && Date.parse(modified) <= Date.parse(since)) {
+    return new Response(null, { status: 304, headers: validators });
+  }
+  const ifRange = asked.get("if-range");
+  const usable = method === "GET" && (!ifRange || ifRange === etag || ifRange === modified);
+  const parts = usable ? ranges(asked.get("range"), size) : undefined;
+  if (parts?.length === 0) {
+    return say(416, "nothing there\n", { "content-range": `bytes */${size}` });
+  }
+  const contentRange = ({ start, end }: Range) => `bytes ${start}-${end - 1}/${size}`;
+  const headers: Record<string, string> = { ...validators, "content-type": type };
+  let pieces: Piece[] = parts ?? [{ start: 0, end: size }];
+  if (parts?.length === 1) headers["content-range"] = contentRange(parts[0]);
+  else if (parts) {
+    const boundary = crypto.randomUUID();
+    const text = (text: string) => new TextEncoder().encode(text);
+    headers["content-type"] = `multipart/byteranges; boundary=${boundary}`;
+    const intro = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: `;
+    pieces = parts.flatMap((part) => [text(`${intro}${contentRange(part)}\r\n\r\n`), part]);
+    pieces.push(text(`\r\n--${boundary}--\r\n`));
+  }
+  const length = pieces.reduce((sum, piece) => sum + sizeOf(piece), 0);
+  headers["content-length"] = `${length}`;
+  const status = parts ? 206 : 200;
+  if (method === "HEAD") {
+    Deno.openSync(path).close(); // or it fails as GET does
+    return new Response(null, { status, headers });
+  }
+  if (length <= SCRATCH.length && pieces.length === 1) {
+    using file = Deno.openSync(path);
+    if (parts) file.seekSync(parts[0].start, Deno.SeekMode.Start);
+    const n = file.readSync(SCRATCH.subarray(0, length));
+    if (n === (length || null)) {
+      return new Response(SCRATCH.subarray(0, length), { status, headers });
+    }
+  }
+  const octets = octetsOf(path, pieces, length);
+  octets.next(); // opens it, which fails here or not at all
+  return new Response(ReadableStream.from(octets), { status, headers });
+}
+
+/** Octets of a file, from `start` to before `end`. */
+export type Range = { start: number; end: number };
+type Piece = Range | Uint8Array<ArrayBuffer>;
+const sizeOf = (piece: Piece) => "end" in piece ? piece.end - piece.start : piece.length;
+
+/**
+ * Reads a `Range` header (RFC 9110, 14.2): the ranges that the file has, which may be none; or
+ * undefined if all is to be sent, as without the header: it is not of bytes or not valid, or asks
+ * for more than there is, some of it twice.
+ */
+export function ranges(header: string | null, size: number): Range[] | undefined {
+  const [, list] = /^bytes=(.*)$/i.exec(header ?? "") ?? [];
+  const found: Range[] = [];
+  for (const spec of list?.split(",") ?? ["none"]) {
+    const [, first, last] = /^[ \t]*(\d*)-(\d*)[ \t]*$/.exec(spec) ?? [];
+    if (!first && !last || first && last && Number(first) > Number(last)) return undefined;
+    const start = first ? Number(first) : Math.max(0, size - Number(last));
+    const end = first && last ? Math.min(size, Number(last) + 1) : size;
+    if (start < end) found.push({ start, end });
+  }
+  return found.reduce((sum, range) => sum + sizeOf(range), 0) > size ? undefined : found;
+}
+
+/** Reads the pieces of a body as they are sent; the first octets are none, the file is open then. */
+function* octetsOf(
+  path: string,
+  pieces: Piece[],
+  length: number,
+): Generator<Uint8Array<ArrayBuffer>> {
+  using file = Deno.openSync(path);
+  let unsent = length;
+  try {
+    yield new Uint8Array(0);
+    for (const piece of pieces) {
+      if ("end" in piece) file.seekSync(piece.start, Deno.SeekMode.Start);
+      for (let left = sizeOf(piece); left > 0;) {
+        const buffer = "end" in piece ? new Uint8Array(Math.min(CHUNK, left)) : piece;
+        const n = "end" in piece ? file.readSync(buffer) : left;
+        if (n === null) return; // it became shorter; so does the message, which tells the client
+        left -= n;
+        unsent -= n;
+        yield buffer.subarray(0, n);
+      }
+    }
+  } finally {
+    if (unsent > 0) {
+      console.error(`http_server: ${printable(path)}: ${unsent} of ${length} bytes not sent`);
+    }
+  }
+}
+
+/** A page that lists a folder: what {@linkcode get} would give, folders first. */
+function list(root: string, segments: string[]): Response {
+  const [folders, files]: [string[], string[]] = [[], []];
+  const names = Array.from(Deno.readDirSync(join(root, ...segments)), ({ name }) => name);
+  for (const name of names.sort((a, b) => a.localeCompare(b, "en"))) {
+    const { isFile, size = 0, mtime } = locate(root, [...segments, name])?.info ?? {};
+    if (isFile === undefined) continue;
+    const [slash, date] = [isFile ? "" : "/", mtime?.toISOString() ?? ""];
+    (isFile ? files : folders).push(
+      `<tr><td><a href="./${encodeURIComponent(name)}${slash}">${
+        escape(printable(name))
+      }${slash}</a>
+<td>${isFile ? format(size) : ""}
+<td><time datetime="${date}">${date.slice(0, 16).replace("T", " ")}</time>`,
+    );
+  }
+  if (segments.length > 0) folders.unshift('<tr><td><a href="../">../</a><td><td>');
+  const title = escape(printable(`/${segments.map((name) => `${name}/`).join("")}`));
+  const html = `<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${title}</title>
+<style>
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.25rem; overflow-wrap: anywhere }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+tr { border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent) }
+td:not(:first-child) { padding-left: 1rem; text-align: right; vertical-align: top;
+  white-space: nowrap; opacity: .7; line-height: 2.75 }
+a { display: block; padding: .625rem 0; overflow-wrap: anywhere; text-decoration: none;
+  color: light-dark(#0645ad, #8ab4f8) }
+a[href$="/"] { font-weight: 600 }
+a:is(:hover, :focus-visible) { text-decoration: underline }
+@media (max-width: 32rem) { /* a telephone: the date below the name */
+  tr { display: grid; grid-template-columns: 1fr auto }
+  td:nth-child(3) { grid-row: 2; padding: 0 0 .5rem; text-align: left; line-height: 1 }
+}
+</style>
+<h1>${title}</h1>
+<table>
+${[...folders, ...files].join("\n")}
+</table>
+`;
+  return say(200, html, {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+  });
+}
+
+/** POST: stores the body, or answers what a form or JSON holds. */
+async function post(request: Request, segments: string[], site: Site): Promise<Response> {
+  if (site.upload && segments.length > 0) return await store(request, segments, site);
+  const type = request.headers.get("content-type")?.split(";")[0].trim().toLowerCase();
+  const isForm = type === "application/x-www-form-urlencoded";
+  if (!isForm && type !== "application/json") return say(415, "neither a form nor JSON\n");
+  const pieces = await Array.fromAsync(bodyOf(request, MAX_POST, site.idleTimeout));
+  const text = new TextDecoder().decode(concat(pieces));
+  if (isForm) {
+    const form = new URLSearchParams(text);
+    const fields = Array.from(new Set(form.keys()), (name) => {
+      const values = form.getAll(name);
+      return [name, values.length > 1 ? values : values[0]];
+    });
+    return sayJson(Object.fromEntries(fields));
+  }
+  try {
+    return sayJson(JSON.parse(text));
+  } catch (error) {
+    return say(400, `not JSON: ${printable(reason(error))}\n`);
+  }
+}
+
+function sayJson(value: unknown): Response {
+  return say(200, JSON.stringify(value) + "\n", { "content-type": "application/json" });
+}
+
+/** Stores the body of a POST under a name that is not there yet, whole or not at all. */
+async function store(request: Request, segments: string[], site: Site): Promise<Response> {
+  const { upload = "", maxUpload, idleTimeout } = site;
+  const name = segments.join("/");
+  const length = new TextEncoder().encode(name).length;
+  if (/^\.|[/\\]/.test(name) || printable(name) !== name || length > 255) {
+    return say(403, "no name for a file\n");
+  }
+  const path = join(upload, name);
+  const unfinished = join(upload, `.${crypto.randomUUID()}.part`);
+  try {
+    using file = await Deno.open(unfinished, { write: true, createNew: true });
+    for await (const piece of bodyOf(request, maxUpload, idleTimeout)) {
+      for (let at = 0; at < piece.length;) at += await file.write(piece.subarray(at));
+    }
+    await Deno.link(unfinished, path); // unlike a rename it replaces nothing
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) return say(409, "the name is taken\n");
+    throw error;
+  } finally {
+    await Deno.remove(unfinished).catch(() => {});
+  }
+  return say(201, "stored\n");
+}
+
+/** A method's answer; another method is another line here. */
+const METHODS = new Map<string, typeof get>([
+  ["GET", get],
+  ["HEAD", get],
+  ["POST", post],
+]);
+
+/** Whether the request has the credentials (Basic, RFC 7617), compared in constant time. */
+function isAllowed({ headers }: Request, credentials: string): boolean {
+  const [, given = ""] = /^basic +(\S+)$/i.exec(headers.get("authorization") ?? "") ?? [];
+  const digest = (data: string | Uint8Array) => createHash("sha256").update(data).digest();
+  try {
+    return timingSafeEqual(digest(decodeBase64(given)), digest(credentials));
+  } catch {
+    return false; // not base64
+  }
+}
+
+/** A line of the common log format. Deno does not tell the version of HTTP. */
+export function logLine(request: Request, response: Response, peer: string, user = "-"): string {
+  const [, day, month, year, time] = new Date().toUTCString().split(" ");
+  const target = request.url.replace(/^[^:]+:\/\/[^/?#]*/, "") || "*";
+  const what = printable(`${request.method} ${target}`).replace(/["\\]/g, "\\$&");
+  const host = peer.replace(/:\d+$/, "");
+  if (response.status === 401) user = "-"; // somebody else
+  const size = response.headers.get("content-length") ?? "-";
+  const date = `${day}/${month}/${year}:${time} +0000`;
+  return `${host} - ${user} [${date}] "${what} HTTP/-" ${response.status} ${size}`;
+}
+
+let lines: string[] = [];
+
+/** Prints a line, with those of the same moment at once: each by itself took as long as a file. */
+function log(line: string): void {
+  if (lines.push(line) === 1) setTimeout(flush, 0);
+}
+
+function flush(): void {
+  if (lines.length > 0) console.log(lines.join("\n"));
+  lines = [];
+}
+
+/** Makes the server's answers to all requests. */
+export function handler(site: Site): HttpHandler {
+  return async (request) => {
+    if (site.credentials && !isAllowed(request, site.credentials)) {
+      return say(401, "who are you?\n", {
+        "www-authenticate": 'Basic realm="files", charset="UTF-8"',
+      });
+    }
+    const method = METHODS.get(request.method);
+    if (!method) return say(405, "no such method\n", { allow: [...METHODS.keys()].join(", ") });
+    const segments = segmentsOf(request.url);
+    if (!segments) return say(400, "the path cannot be decoded\n");
+    try {
+      return await method(request, segments, site);
+    } catch (error) {
+      if (method === post || !(error instanceof Deno.errors.PermissionDenied)) throw error;
+      return say(403, "it may not be read\n");
+    }
+  };
+}
+
+if (import.meta.main) {
+  await main({
+    name: "http_server",
+    about: "Serves the files of the folder ROOT, or of this one, over HTTP.",
+    usage: "[ROOT]",
+    permissions: "--allow-net --allow-read",
+    flags: {
+      ...httpFlags(PORT),
+      upload: optional("DIR", "store what is posted to /NAME there (--allow-write)"),
+      maxUpload: flag("MB", "and at most so much of it", number(1, 1e6), "100"),
+      user: optional("NAME", "ask for the password in HTTP_PASSWORD (--allow-env=HTTP_PASSWORD)"),
+    },
+  }, async (flags, root = ".") => {
+    const { user } = flags;
+    const password = user && Deno.env.get("HTTP_PASSWORD");
+    if (user !== undefined && !password) throw new UsageError("--user: HTTP_PASSWORD is not set");
+    if (user?.includes(":")) throw new UsageError("--user: a name has no colon"); // RFC 7617
+    for (const folder of [root, flags.upload ?? root]) {
+      if (!(await Deno.stat(folder)).isDirectory) throw new Error(`${folder}: not a directory`);
+    }
+    const site = {
+      ...flags,
+      root: await Deno.realPath(root),
+      maxUpload: flags.maxUpload * 1e6,
+      credentials: user && `${user}:${password}`,
+    };
+    await serveHttp(flags, handler(site), {
+      ...flags,
+      signal: stopSignal(),
+      answered: (request, response, peer) => log(logLine(request, response, peer, user)),
+    });
+    flush();
+  });
+}
