@@ -215,12 +215,12 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
 async function readPem(path: string): Promise<string> {
   if (isPem(path)) return path;
   const text = await Deno.readTextFile(path);
-  if (!text.includes("-----BEGIN ")) throw new Error(`${path}: not PEM`);
+  if (!isPem(text)) throw new Error(`${path}: not PEM`);
   return text;
 }
 
 function isPem(text: string): boolean {
-  return text.startsWith("-----BEGIN ");
+  return text.includes("-----BEGIN ");
 }
 
 /** The endpoint's address as people read it. */

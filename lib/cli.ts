@@ -113,7 +113,8 @@ export function httpFlags(
   defaultPort: number,
 ): Omit<ReturnType<typeof serverFlags>, "maxConnections"> {
   const { maxConnections: _, ...flags } = serverFlags(defaultPort);
-  return flags;
+  const idleTimeout = flag("S", "give up a body silent for so many seconds", seconds, "300");
+  return { ...flags, idleTimeout };
 }
 
 /** The flags of every TCP client. */

@@ -192,10 +192,11 @@ export type HttpHandler = (request: Request, peer: string) => Response | Promise
  * Serves HTTP by `Deno.serve` until `signal`: then it takes no more requests and gives those under
  * way 5 s to end. `Deno.serve` accepts by itself, has no limit on connections and none on how long
  * one is silent; when no descriptor is left it ends. Here it then closes the connections that wait
- * without a request, and serves on.
+ * without a request, and serves on. Those whose request is not all there it keeps until they leave,
+ * whatever they are answered: on the Internet let a proxy that has limits stand before it.
  *
- * A {@linkcode LimitError} of the handler is answered 413, {@linkcode Deno.errors.TimedOut} 408,
- * any other error 500 and a line in the log. `--trace` prints the heads, as Deno gives them.
+ * What {@linkcode bodyOf} throws is answered 413, 408 or 400, any other error of the handler 500 and
+ * a line in the log. `--trace` prints the heads, as Deno gives them, without passwords.
  */
 export async function serveHttp(
   endpoint: Endpoint,
@@ -221,9 +222,15 @@ export async function serveHttp(
     return response;
   }
 
+  const failure = (status: number, text: string) =>
+    new Response(`${text}\n`, { status, headers: { connection: "close" } });
+
+  function internalError(error: unknown, peer = "answer"): Response {
+    log(`${peer}: ${reason(error)}`);
+    return failure(500, "internal server error");
+  }
+
   async function answer(request: Request, peer: string, address: Deno.Addr): Promise<Response> {
-    const failure = (status: number, text: string) =>
-      new Response(`${text}\n`, { status, headers: { connection: "close" } });
     if (signal?.aborted) return failure(503, "stopping");
     if (allowFrom && !isAllowed(allowFrom, address)) {
       log(`${peer}: refused, not in --allow-from`);
@@ -239,13 +246,19 @@ export async function serveHttp(
       if (error instanceof LimitError) return failure(413, error.message);
       if (error instanceof Deno.errors.InvalidData) return failure(400, error.message);
       if (error instanceof Deno.errors.TimedOut) return failure(408, error.message);
-      log(`${peer}: ${reason(error)}`);
-      return failure(500, "internal server error");
+      return internalError(error, peer);
     }
   }
 
   const listenHere = (options: ListenOptions) =>
-    Deno.serve({ ...options, onListen() {} } as Deno.ServeTcpOptions, respond);
+    Deno.serve(
+      {
+        ...options,
+        onListen() {},
+        onError: (error) => internalError(error),
+      } as Deno.ServeTcpOptions,
+      respond,
+    );
   let server: Deno.HttpServer<Deno.Addr> | undefined = await bind(endpoint, listenHere);
   const here = { ...endpoint, port: "port" in server.addr ? server.addr.port : 0 };
   log(`listening on ${formatAddress(server.addr)}`);
@@ -255,6 +268,8 @@ export async function serveHttp(
     try {
       server ??= await bind(here, listenHere);
       await Promise.race([server.finished, stopped]);
+      // It ends, too, if a handler fails that has upgraded its connection.
+      if (!signal?.aborted) throw new Error("the server has ended");
     } catch (error) {
       const now = performance.now();
       if (now - failed > 10_000) log(`cannot accept, trying again: ${reason(error)}`);
@@ -276,7 +291,8 @@ export async function serveHttp(
  * The octets of a request's body as they come.
  *
  * @throws {LimitError} past `max` octets, or at once if more are announced;
- * {@linkcode Deno.errors.TimedOut} if for `idleTimeout` milliseconds none come.
+ * {@linkcode Deno.errors.TimedOut} if for `idleTimeout` milliseconds none come;
+ * {@linkcode Deno.errors.InvalidData} if it is cut off or not as HTTP has it.
  */
 export async function* bodyOf(
   { headers, body }: Request,
@@ -299,14 +315,14 @@ export async function* bodyOf(
       yield value;
     }
   } finally {
-    await reader.cancel(); // what still comes of it ends the connection
+    await reader.cancel().catch(() => {}); // what still comes of it ends the connection
   }
 }
 
 /** Prints the head of a message, without what it has to prove who sent it. */
 function traceHead(direction: "<" | ">", peer: string, start: string, headers: Headers): void {
   const lines = Array.from(headers, ([name, value]) => {
-    return `${name}: ${name.endsWith("authorization") ? "***" : value}\r\n`;
+    return `${name}: ${/(authorization|cookie)$/.test(name) ? "***" : value}\r\n`;
   });
   trace(direction, peer, new TextEncoder().encode(`${start}\r\n${lines.join("")}\r\n`));
 }

@@ -351,16 +351,13 @@ export function logLine(request: Request, response: Response, peer: string, user
   return `${host} - ${user} [${date}] "${what} HTTP/-" ${response.status} ${size}`;
 }
 
-let lines: string[] = [];
-
-/** Prints a line, with those of the same moment at once: each by itself took as long as a file. */
-function log(line: string): void {
-  if (lines.push(line) === 1) setTimeout(flush, 0);
-}
-
-function flush(): void {
-  if (lines.length > 0) console.log(lines.join("\n"));
-  lines = [];
+/** Prints a line of the log; `console.log()` takes three times as long. */
+function print(line: string): void {
+  try {
+    Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
+  } catch {
+    // Whoever read the log has left.
+  }
 }
 
 /** Makes the server's answers to all requests. */
@@ -413,8 +410,7 @@ if (import.meta.main) {
     await serveHttp(flags, handler(site), {
       ...flags,
       signal: stopSignal(),
-      answered: (request, response, peer) => log(logLine(request, response, peer, user)),
+      answered: (request, response, peer) => print(logLine(request, response, peer, user)),
     });
-    flush();
   });
 }

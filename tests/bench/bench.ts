@@ -20,21 +20,26 @@ import { command, missing, Program, temporaryFolder } from "../helpers.ts";
 const ROUNDS = 5;
 const SECONDS = 1;
 const FILE_SIZE = 256 * 1024 * 1024;
+const BIG_FILE_SIZE = 1e9;
 
-const ROWS = [
+/** A server, and its load if that is not of the same name. */
+type Row = { what: string; load?: string; script: string; unit: string; per: number };
+const ROWS: Row[] = [
   { what: "daytime", script: "daytime_server", unit: "connections/s", per: 1 },
   { what: "udp_echo", script: "udp_echo", unit: "round trips/s", per: 1 },
   { what: "dns", script: "dns_server", unit: "answers/s", per: 1 },
   { what: "file", script: "file_server", unit: "MB/s", per: 1e6 },
   { what: "socketserver", script: "socketserver", unit: "messages/s", per: 1 },
+  { what: "http", load: "http-small", script: "http_server", unit: "requests/s", per: 1 },
+  { what: "http", load: "http-big", script: "http_server", unit: "MB/s", per: 1e6 },
 ];
 const PEERS = { python: "python3", go: "go", node: "node" };
 const SIDES = ["ours", "python", "go", "node", "echo"] as const;
 type Side = typeof SIDES[number];
 /** Which rows each of the others has. */
 const HAS: Record<Exclude<Side, "ours">, string[]> = {
-  python: ["daytime", "udp_echo", "file", "socketserver"],
-  go: ["daytime", "udp_echo", "file"],
+  python: ["daytime", "udp_echo", "file", "socketserver", "http"],
+  go: ["daytime", "udp_echo", "file", "http"],
   node: ["daytime", "udp_echo", "file"],
   echo: ["dns"],
 };
@@ -64,10 +69,10 @@ async function build(name: string, folder: string): Promise<string> {
 /** The command of one side's server; undefined if it has none. */
 async function server(
   side: Side,
-  { what, script }: typeof ROWS[number],
+  { what, script }: Row,
   folder: string,
 ): Promise<string[] | undefined> {
-  const args = what === "file" ? [`${folder}/file.bin`] : [];
+  const args = { file: [`${folder}/file.bin`], http: [`${folder}/www`] }[what] ?? [];
   if (side !== "ours" && !HAS[side].includes(what)) return undefined;
   switch (side) {
     case "ours":
@@ -92,16 +97,16 @@ type Round = Partial<Record<Side, Rates>>;
 async function measure(
   load: string[],
   side: Side,
-  what: string,
+  { what, load: own = what }: Row,
   server: Program,
 ): Promise<Rates> {
   const address = `127.0.0.1:${await server.port()}`;
   const before = processorSeconds(server.pid);
-  const kind = side === "echo" ? "udp_echo" : what;
+  const kind = side === "echo" ? "udp_echo" : own;
   const argv = onCore(1, [...load, kind, address, `${SECONDS}`]);
   await using program = new Program(argv, { env: ONE_CORE });
   const { code, stdout, stderr } = await program.ended();
-  if (code !== 0) throw new Error(`load on ${what}: ${stderr}`);
+  if (code !== 0) throw new Error(`load on ${own}: ${stderr}`);
   const [done, seconds] = stdout.split(" ").map(Number);
   return { rate: done / seconds, perCpu: done / (processorSeconds(server.pid) - before) };
 }
@@ -157,6 +162,13 @@ if (import.meta.main) {
   await using folder = await temporaryFolder();
   await using programs = new AsyncDisposableStack();
   await Deno.writeFile(`${folder.path}/file.bin`, new Uint8Array(FILE_SIZE).fill(42));
+  await Deno.mkdir(`${folder.path}/www`);
+  await Deno.writeFile(`${folder.path}/www/small.txt`, new Uint8Array(4096).fill(42));
+  {
+    using big = await Deno.create(`${folder.path}/www/big.bin`);
+    const piece = new Uint8Array(1e6).fill(42);
+    for (let size = 0; size < BIG_FILE_SIZE;) size += await big.write(piece);
+  }
   const load = missing("go")
     ? ["python3", peerPath("load.py")]
     : [await build("load", folder.path)];
@@ -170,14 +182,14 @@ if (import.meta.main) {
       // What a server prints is not waited for.
       const quiet = ["sh", "-c", 'exec "$@" >/dev/null', "sh", ...onCore(0, argv)];
       const program = programs.use(new Program(quiet, { env: ONE_CORE }));
-      await measure(load, side, row.what, program); // to warm up
+      await measure(load, side, row, program); // to warm up
       servers.set(side, program);
     }
     const rounds: Round[] = [];
     while (rounds.length < ROUNDS) {
       const round: Round = {};
       for (const [side, program] of servers) {
-        round[side] = await measure(load, side, row.what, program);
+        round[side] = await measure(load, side, row, program);
       }
       rounds.push(round);
     }

@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import {
+  bind,
   connect,
   connectDatagrams,
   type Endpoint,
@@ -124,6 +125,7 @@ Deno.test("an error keeps its class and becomes one line that says where", () =>
     ["failed to lookup address information: Name or service not known", "unknown host"],
     ["getaddrinfo ENOTFOUND host", "unknown host"],
     ["EOF in the middle\nstack", "EOF in the middle"],
+    ["Error: Address already in use (os error 98)", "address already in use"], // of Deno.serve
   ];
   for (const [given, expected] of messages) {
     assertEquals(reason(new Error(given)), expected);
@@ -342,6 +344,42 @@ Deno.test({
     for (const [open, path] of bad) {
       const { message } = await assertRejects(open);
       assertEquals([message.includes(path), message.includes("\n")], [true, false], message);
+    }
+  },
+});
+
+Deno.test({
+  name: "bind hands over what there is to listen with, and names what goes wrong after it",
+  ignore: missing("openssl"),
+  async fn() {
+    await using folder = await temporaryFolder();
+    await makeCertificates(folder.path);
+    const file = (name: string) => `${folder.path}/${name}.pem`;
+    const [cert, key] = await Promise.all(
+      ["cert", "key"].map((name) => Deno.readTextFile(file(name))),
+    );
+    const given = (endpoint: Partial<Endpoint>) =>
+      bind({ ...LOCAL, ...endpoint }, (options) => JSON.parse(JSON.stringify(options)));
+    const own = { hostname: "127.0.0.1", port: 0 };
+    assertEquals(await given({}), own);
+    assertEquals(await given({ backlog: 5 }), { ...own, tcpBacklog: 5 });
+    assertEquals(await given({ unix: "/none/s" }), { ...own, path: "/none/s" });
+    assertEquals(await given({ cert, key }), { ...own, cert, key });
+    assertEquals(await given({ cert: file("cert"), key: file("key") }), { ...own, cert, key });
+    assertEquals(await given({ cert, key: file("key") }), { ...own, cert, key });
+
+    const fail = () => {
+      throw new Deno.errors.AddrInUse("Error: Address already in use (os error 98)");
+    };
+    const said: [endpoint: Partial<Endpoint>, message: string][] = [
+      [{}, ""],
+      [{ cert: file("cert"), key: file("key") }, ` with ${file("cert")} and ${file("key")}`],
+      [{ cert, key }, ""], // a key is not for the log
+    ];
+    for (const [endpoint, files] of said) {
+      const failed = () => bind({ ...LOCAL, ...endpoint }, fail);
+      const { message } = await assertRejects(failed, Deno.errors.AddrInUse);
+      assertEquals(message, `127.0.0.1:0${files}: address already in use`);
     }
   },
 });

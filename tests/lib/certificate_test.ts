@@ -46,6 +46,14 @@ Deno.test("a certificate has the names, the key and the days that were asked for
   }
 });
 
+Deno.test("an IPv6 address may be spelled in any way", async () => {
+  for (const spelled of ["::ffff:192.0.2.1", "2001:DB8:0:0:0:0:0:7", "64:ff9b::192.0.2.1", "::"]) {
+    const { cert } = await makeCertificate([spelled]);
+    const short = new URL(`http://[${spelled}]`).hostname.slice(1, -1);
+    assertEquals(new X509Certificate(cert).checkIP(short) !== undefined, true, spelled);
+  }
+});
+
 Deno.test("no two certificates have a number, a key or a fingerprint in common", async () => {
   const made = await Promise.all(Array.from({ length: 50 }, () => makeCertificate(["localhost"])));
   const numbers = made.map(({ cert }) => new X509Certificate(cert).serialNumber);

@@ -29,6 +29,16 @@ Deno.test("without flags there are the defaults", () => {
   assertEquals([client?.port, client?.tls, client?.timeout], [8013, false, 10_000]);
 });
 
+Deno.test("a server of HTTP has the flags of all but the limit on connections", () => {
+  const http = { ...program, flags: cli.httpFlags(8080) };
+  const [flags] = cli.parse(http, ["path"]) ?? [];
+  const { maxConnections: _, ...rest } = cli.serverFlags(8080);
+  assertEquals(Object.keys(http.flags), Object.keys(rest));
+  assertEquals([flags?.port, flags?.idleTimeout], [8080, 300_000]);
+  const limited = () => cli.parse(http, ["path", "--max-connections", "5"]);
+  assertThrows(limited, UsageError, "unknown flag --max-connections");
+});
+
 Deno.test("flags may stand anywhere, be repeated, joined with = and short", () => {
   const lines: [line: string, expected: Record<string, unknown>, ...args: string[]][] = [
     ["-p 0 a b", { port: 0 }, "a", "b"],

@@ -1,20 +1,24 @@
 //go:build ignore
 
 // The load on a server: what a client does, over and over for some seconds. Prints how much was
-// done (conversations, bytes of a file, or datagrams that came back) and in how many seconds.
+// done (conversations, bytes of a file, answers, or datagrams that came back) and in how many
+// seconds.
 //
-//	load daytime|dns|file|socketserver|udp_echo ADDRESS SECONDS
+//	load daytime|dns|file|http-big|http-small|socketserver|udp_echo ADDRESS SECONDS
 //
 // To ask more than a server on another core can give, it makes bare system calls from one thread:
 // it opens many conversations and only then ends the oldest, which seldom has to be waited for.
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"log"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,6 +27,7 @@ const (
 	most   = 20000 // conversations, as each leaves a port in TIME_WAIT
 	window = 64    // datagrams under way
 	size   = 64    // octets of an echo's
+	kept   = 32    // connections kept for small files
 )
 
 var buffer = make([]byte, 1<<20)
@@ -52,6 +57,10 @@ func main() {
 		done, _, err = converse(server, "hello world\n", 4, end) // Python keeps 5 waiting
 	case "file":
 		_, done, err = converse(server, "Hello server!\n", 1, end)
+	case "http-small":
+		done, _, err = get(server, "/small.txt", kept, end)
+	case "http-big":
+		_, done, err = get(server, "/big.bin", 1, end)
 	case "dns":
 		done, err = ask(server, question, end)
 	case "udp_echo":
@@ -94,6 +103,65 @@ func converse(server syscall.Sockaddr, greeting string, open int, end time.Time)
 			return count, bytes, err
 		}
 		count++
+	}
+}
+
+// get asks for a file, over and over until the time is up, on each of `open` connections that are
+// kept. It returns how many answers came whole and how many bytes of files.
+func get(server syscall.Sockaddr, path string, open int, end time.Time) (count, size int, err error) {
+	request := []byte("GET " + path + " HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+	sockets := make([]int, open)
+	for i := range sockets {
+		if sockets[i], err = connect(server, syscall.SOCK_STREAM); err != nil {
+			return 0, 0, err
+		}
+		defer syscall.Close(sockets[i])
+		if _, err := syscall.Write(sockets[i], request); err != nil {
+			return 0, 0, err
+		}
+	}
+	for i := 0; ; i = (i + 1) % open {
+		n, left, err := head(sockets[i])
+		for size += n; err == nil && left > 0 && time.Now().Before(end); size += n {
+			if n, err = syscall.Read(sockets[i], buffer); n == 0 && err == nil {
+				err = io.ErrUnexpectedEOF
+			}
+			left -= n
+		}
+		if err != nil || time.Now().After(end) {
+			return count, size, err
+		}
+		count++
+		if _, err := syscall.Write(sockets[i], request); err != nil {
+			return count, size, err
+		}
+	}
+}
+
+// head reads the head of an answer with a file. It returns how many bytes of the file came with
+// it, and how many are still to come.
+func head(fd int) (came, left int, err error) {
+	for filled := 0; ; {
+		n, err := syscall.Read(fd, buffer[filled:])
+		if err != nil {
+			return 0, 0, err
+		}
+		if n == 0 {
+			return 0, 0, io.ErrUnexpectedEOF
+		}
+		filled += n
+		length := bytes.Index(buffer[:filled], []byte("\r\n\r\n")) + 4
+		if length < 4 {
+			continue
+		}
+		lines := strings.ToLower(string(buffer[:length]))
+		_, value, _ := strings.Cut(lines, "\r\ncontent-length:")
+		value, _, _ = strings.Cut(value, "\r\n")
+		total, err := strconv.Atoi(strings.TrimSpace(value))
+		if err != nil || !strings.HasPrefix(lines, "http/1.1 200 ") {
+			return 0, 0, fmt.Errorf("not the file: %q", lines)
+		}
+		return filled - length, total - filled + length, nil
 	}
 }
 

@@ -1,9 +1,12 @@
 """The load of load.go, for machines without Go. It is slower and may be what the numbers show.
 
-load.py daytime|dns|file|socketserver|udp_echo ADDRESS SECONDS
+load.py daytime|dns|file|http-big|http-small|socketserver|udp_echo ADDRESS SECONDS
 """
 
+import contextlib
+import itertools
 import multiprocessing
+import re
 import socket
 import sys
 import time
@@ -12,6 +15,7 @@ CLIENTS = 4  # conversations at a time
 MOST = 20000  # and altogether, as each leaves a port in TIME_WAIT
 WINDOW = 64  # datagrams under way
 SIZE = 64  # octets of an echo's
+KEPT = 32  # connections kept for small files
 # Which IPv4 addresses has example.test?
 QUESTION = (
     bytes.fromhex("1234 0100 0001 0000 0000 0000")
@@ -31,6 +35,36 @@ def converse(address, greeting, most, end):
                 size += n
         count += 1
     return count, size
+
+
+def get(address, path, kept, end):
+    """Asks for a file, over and over, on connections that are kept; returns how many answers came
+    whole and how many bytes of files."""
+    request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path
+    buffer = bytearray(1 << 20)
+    count = size = 0
+    with contextlib.ExitStack() as stack:
+        conns = [stack.enter_context(socket.create_connection(address)) for _ in range(kept)]
+        for conn in conns:
+            conn.sendall(request)
+        for conn in itertools.cycle(conns):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += conn.recv(65536) or sys.exit("the server has hung up")
+            head, _, body = head.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            if not length or not head.startswith(b"HTTP/1.1 200 "):
+                sys.exit("not the file: %r" % head)
+            left = int(length[1]) - len(body)
+            size += len(body)
+            while left and time.monotonic() < end:
+                n = conn.recv_into(buffer) or sys.exit("not all of the file")
+                left -= n
+                size += n
+            if time.monotonic() >= end:
+                return count, size
+            count += 1
+            conn.sendall(request)
 
 
 def ask(address, datagram, end):
@@ -61,6 +95,10 @@ if __name__ == "__main__":
         done = ask(address, QUESTION, end)
     elif what == "udp_echo":
         done = ask(address, bytes(SIZE), end)
+    elif what == "http-small":
+        done = get(address, b"/small.txt", KEPT, end)[0]
+    elif what == "http-big":
+        done = get(address, b"/big.bin", 1, end)[1]
     elif what == "file":
         done = converse(address, b"Hello server!\n", MOST, end)[1]
     else:
