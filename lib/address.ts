@@ -212,7 +212,8 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
   }
 }
 
-async function readPem(path: string): Promise<string> {
+/** Reads PEM from a file; what is PEM itself it returns. Throws an error that names the file. */
+export async function readPem(path: string): Promise<string> {
   if (isPem(path)) return path;
   const text = await Deno.readTextFile(path);
   if (!isPem(text)) throw new Error(`${path}: not PEM`);

@@ -143,15 +143,19 @@ export class FramedConn {
     return this.#take(this.#size).slice();
   }
 
-  /** Sends all of `data`, a string as UTF-8, in as many writes as it takes: `sendall`. */
-  async writeAll(data: Uint8Array | string): Promise<void> {
+  /**
+   * Sends all of `data`, a string as UTF-8, in as many writes as it takes: `sendall`. A trace has
+   * `shown` in its place, if it holds what is nobody's business.
+   */
+  async writeAll(data: Uint8Array | string, shown?: string): Promise<void> {
     let rest = typeof data === "string" ? encoder.encode(data) : data;
     try {
       while (rest.length > 0) {
         const n = await this.#bounded(this.conn.write(rest));
         this.bytesWritten += n;
-        this.#passed(">", rest.subarray(0, n));
+        this.#passed(">", shown === undefined ? rest.subarray(0, n) : encoder.encode(shown));
         rest = rest.subarray(n);
+        if (shown) shown = "(the rest of it)\n";
       }
     } catch (error) {
       // Why this side closed it, if it did. What the peer sent before it left can still be read.

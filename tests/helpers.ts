@@ -11,7 +11,10 @@ export const mayRun = mayConnect && granted("env") && granted("read") && granted
   granted("write");
 
 // Deno asks now and then whether there is a newer one, and tests send nothing off this machine.
-if (mayRun) Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
+if (mayRun) {
+  Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
+  Deno.env.set("NO_PROXY", "127.0.0.1,localhost,::1");
+}
 
 /** The path of a script of ours. */
 export function scriptPath(name: string): string {

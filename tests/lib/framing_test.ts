@@ -433,12 +433,18 @@ Deno.test({
     await far.write(octets("a\x1b[31m\r\n\xe9"));
     assertEquals(await conn.readLine(), "a\x1b[31m");
     await conn.writeAll("one\ntwo\n");
+    await conn.writeAll("PASS secret\r\n", "PASS ***\r\n");
+    const heard = new Uint8Array(64);
+    let n = 0;
+    while (n < 21) n += await far.read(heard.subarray(n)) ?? 64;
+    assertEquals(new TextDecoder().decode(heard.subarray(0, n)), "one\ntwo\nPASS secret\r\n");
     far.close();
     assertEquals(said.lines, [
       `< ${conn.peer} a\\x1b[31m\\r\\n`,
       `< ${conn.peer} \\xe9`,
       `> ${conn.peer} one\\n`,
       `> ${conn.peer} two\\n`,
+      `> ${conn.peer} PASS ***\\r\\n`,
     ]);
     said.lines.length = 0;
     trace(">", "peer", octets("x".repeat(3000)));

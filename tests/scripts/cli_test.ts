@@ -54,7 +54,7 @@ async function runWith(
 /** What must be given besides flags: a folder, PATH, or of the commands the one that serves. */
 const required = ({ wanted }: Shape, path: string) =>
   wanted.filter((argument) => !argument.startsWith("["))
-    .map((argument) => argument === "COMMAND" ? "listen" : path);
+    .map((argument) => ({ COMMAND: "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path);
 
 /** It ended with `code` and one line, its own and no stack trace, that says `pattern`. */
 function assertSays(result: Result, name: string, code: number, pattern: RegExp): void {
