@@ -235,7 +235,9 @@ export function reason(error: unknown): string {
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
   // Reset between the handshake and Deno's question for the peer's name.
   if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";
-  if (message.includes("without sending TLS close_notify")) return "cut off, without TLS's end";
+  if (message.includes("without sending TLS close_notify")) {
+    return "cut off, without TLS close_notify";
+  }
   if (message.includes("of type InvalidContentType")) return "the other side does not speak TLS";
   const [line] = message.replace(/^Error: /, "").split("\n"); // as Deno.serve quotes the system's
   const [, what, path] = /^(.*?) \(os error \d+\)(?:: \w+ '(.*?)')?/.exec(line) ?? ["", line];

@@ -94,7 +94,7 @@ function write(value: unknown): string {
   if (value === null) return element("nil", "");
   if (typeof value === "boolean") return element("boolean", `${Number(value)}`);
   if (typeof value === "number") {
-    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 too
+    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 as well
   }
   if (typeof value !== "object") return element("string", writeText(`${value}`));
   if (Array.isArray(value)) return element("array", `<data>${value.map(write).join("")}</data>`);
@@ -119,7 +119,7 @@ const xml = new XMLParser({
 /** How a type's text has to look, and what it means. */
 const SCALARS = new Map<string, [pattern: RegExp, convert: (text: string) => unknown]>([
   ["int", [/^[+-]?\d{1,15}$/, Number]], // more digits a double may not have
-  ["double", [/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i, (text) => finite("", Number(text))]],
+  ["double", [/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i, (text) => finite("", Number(text))]],
   ["boolean", [/^[01]$/, (text) => text === "1"]],
   ["dateTime.iso8601", [/^/, (text) => text.replace(/^(\d{4})-?(\d\d)-?(\d\d)T/, "$1-$2-$3T")]],
   ["base64", [/^/, (text) => text.replaceAll(/\s/g, "")]],

@@ -204,7 +204,7 @@ function write(value: Value): string {
   if (value === null) return element("nil", "");
   if (typeof value === "boolean") return element("boolean", `${Number(value)}`);
   if (typeof value === "number") {
-    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 too
+    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 as well
   }
   if (typeof value === "string") return element("string", writeText(value));
   if (value instanceof Uint8Array) return element("base64", value.toBase64());
@@ -234,7 +234,7 @@ const xml = new XMLParser({
 /** How a type's text has to look, and what it means. */
 const SCALARS = new Map<string, [pattern: RegExp, convert: (text: string) => Value]>([
   ["int", [/^[+-]?\d{1,15}$/, Number]], // more digits a double may not have
-  ["double", [/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i, Number]],
+  ["double", [/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i, Number]], // \d+\.?\d* is tried for hours
   ["boolean", [/^[01]$/, (text) => text === "1"]],
   ["dateTime.iso8601", [/^\d{4}-?\d\d-?\d\dT[\d:]{8}$/, Temporal.PlainDateTime.from]],
   ["base64", [/^/, (text) => Uint8Array.fromBase64(text)]],

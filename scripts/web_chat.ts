@@ -15,7 +15,7 @@
  * | `websockets.serve(handler, host, port)` | `Deno.upgradeWebSocket(request)` |
  * | `serve(..., origins=[...], ping_timeout=20)` | the `origin` header, `idleTimeout` |
  * | `async for message in websocket` | `socket.onmessage` |
- * | `await websocket.send(text)`, `.close(1008)` | `socket.send(text)`, `.close(1008)`, at once |
+ * | `await websocket.send(text)` | `socket.send(text)`, never waits: `bufferedAmount` |
  *
  * Messages are JSON. By the same random `key` a page has its name again, by the same `id` a text is
  * said once, and `run`, another at each start, and `last` are what it heard. `>` is the page's:

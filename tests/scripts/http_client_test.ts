@@ -794,9 +794,17 @@ Deno.test({
       while (await conn.readLine());
       for (;;) await conn.writeAll("HTTP/1.1 102 Processing\r\n\r\n".repeat(100));
     });
+    // Who is to blame is where it led.
+    await using leading = answering({
+      "/": `HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:${dead}/\r\n\r\n`,
+    });
     const quick = ["--timeout", "0.3"];
     await Promise.all(([
       [[`http://127.0.0.1:${dead}/`], /: 127\.0\.0\.1:\d+: connection refused\n$/],
+      [
+        [`http://127.0.0.1:${leading.port}/`],
+        new RegExp(`: 127\\.0\\.0\\.1:${dead}: connection refused`),
+      ],
       [[`http://[::1]:${dead}/`], /: \[::1\]:\d+: connection refused\n$/],
       [[`https://127.0.0.1:${dead}/`], /: 127\.0\.0\.1:\d+: connection refused\n$/],
       [[`http://${"n".repeat(64)}/`], /: n{64}(:80)?: unknown host\n$/],
