@@ -164,7 +164,15 @@ function sendFile({ method, headers: asked }: Request, { path, info }: Located):
   }
   const octets = octetsOf(path, pieces, length);
   octets.next(); // opens it, which fails here or not at all
-  return new Response(ReadableStream.from(octets), { status, headers });
+  const body = new ReadableStream({ // which ReadableStream.from() does as well, at half the speed
+    pull(controller) {
+      const { value, done } = octets.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    cancel: () => void octets.return(),
+  }, { highWaterMark: 0 });
+  return new Response(body, { status, headers });
 }
 
 /** Octets of a file, from `start` to before `end`. */
@@ -195,7 +203,7 @@ function* octetsOf(
   path: string,
   pieces: Piece[],
   length: number,
-): Generator<Uint8Array<ArrayBuffer>> {
+): Generator<Uint8Array<ArrayBuffer>, void> {
   using file = Deno.openSync(path);
   let unsent = length;
   try {
