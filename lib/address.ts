@@ -235,6 +235,9 @@ export function reason(error: unknown): string {
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
   // Reset between the handshake and Deno's question for the peer's name.
   if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";
+  if (message.endsWith("invalid peer certificate: UnknownIssuer")) {
+    return "no trusted root vouches for the certificate (--ca FILE names one)";
+  }
   if (message.includes("without sending TLS close_notify")) {
     return "cut off, without TLS close_notify";
   }

@@ -16,7 +16,7 @@ import {
 } from "@peculiar/x509";
 import { isIP } from "node:net";
 
-const DAY = 24 * 60 * 60 * 1000; // milliseconds
+const HOUR = 60 * 60 * 1000; // milliseconds
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 
 function toGeneralName(name: string): { type: "dns" | "ip"; value: string } {
@@ -41,8 +41,8 @@ export async function makeCertificate(
   const now = Date.now();
   const certificate = await X509CertificateGenerator.createSelfSigned({
     name: [{ CN: [names[0]] }],
-    notBefore: new Date(now - DAY / 24),
-    notAfter: new Date(now + days * DAY),
+    notBefore: new Date(now - HOUR),
+    notAfter: new Date(now + days * 24 * HOUR),
     signingAlgorithm: ALGORITHM,
     keys,
     extensions: [

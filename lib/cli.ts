@@ -114,7 +114,8 @@ export function httpFlags(
 ): Omit<ReturnType<typeof serverFlags>, "maxConnections"> {
   const { maxConnections: _, ...flags } = serverFlags(defaultPort);
   const idleTimeout = flag("S", "give up a body silent for so many seconds", seconds, "300");
-  return { ...flags, idleTimeout };
+  const trace = toggle("print the heads of requests and answers on stderr, as Deno gives them");
+  return { ...flags, idleTimeout, trace };
 }
 
 /** The flags of every TCP client. */
@@ -198,14 +199,11 @@ function help<V>({ name, about, usage, permissions, flags }: Program<V>): string
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
     .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
   const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
-  const files = "ca" in flags || "cert" in flags
-    ? "\nFILE and PATH need --allow-read, PATH --allow-write too."
-    : "unix" in flags
-    ? "\nPATH needs --allow-read and --allow-write."
-    : "";
+  const files = "ca" in flags || "cert" in flags ? " FILE needs --allow-read." : "";
+  const path = "unix" in flags ? " PATH needs --allow-read and --allow-write." : "";
   const short = "port" in flags ? "-p, -h" : "-h";
   return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
-Short: ${short}. Permissions: ${permissions}.${files}`;
+Short: ${short}. Permissions: ${permissions}.${files}${path}`;
 }
 
 function kebab(key: string): string {

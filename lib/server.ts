@@ -225,7 +225,7 @@ export async function serveHttp(
   const failure = (status: number, text: string) =>
     new Response(`${text}\n`, { status, headers: { connection: "close" } });
 
-  function internalError(error: unknown, peer = "answer"): Response {
+  function internalError(error: unknown, peer = "cannot answer"): Response {
     log(`${peer}: ${reason(error)}`);
     return failure(500, "internal server error");
   }
@@ -281,8 +281,8 @@ export async function serveHttp(
   }
   if (active > 0) log(`stopping, ${GRACE / 1000} s for requests (${active}); Ctrl-C again: none`);
   // shutdown() takes away what still comes of requests' bodies, so those end first.
-  const answered = active > 0 ? new Promise<void>((resolve) => idle = resolve) : stopped;
-  await deadline(answered.then(() => server?.shutdown()), GRACE).catch(() =>
+  const drained = active > 0 ? new Promise<void>((resolve) => idle = resolve) : stopped;
+  await deadline(drained.then(() => server?.shutdown()), GRACE).catch(() =>
     log("requests cut off")
   );
 }

@@ -114,7 +114,8 @@ export async function exchange(conn: FramedConn, request: HttpRequest): Promise<
 /** Reads heads (RFC 9112, 4) until one is final, and tells of 100. */
 async function readResponse(conn: FramedConn, onContinue: () => void): Promise<HttpResponse> {
   for (let i = 0; i <= MAX_INTERIM; i++) {
-    const line = await conn.readLine() ?? "nothing";
+    const line = await conn.readLine();
+    if (line === null) throw new Error("hung up without an answer");
     const [, version, code, reason = ""] = /^HTTP\/(1\.\d) ([1-9]\d\d)(?: (.*))?$/.exec(line) ?? [];
     if (!code) throw wrong("not an answer in HTTP/1.1", line);
     const [status, headers] = [Number(code), await readFields(conn)];
@@ -224,9 +225,16 @@ async function receive({ url, headers, body }: Found, path?: string): Promise<vo
   const draw = file && total ? progressBar(Number(total)) : () => {};
   const decoder = new TextDecoder();
   let size = 0;
+  const pieces = (async function* () {
+    try {
+      yield* body;
+    } catch (error) {
+      throw named(`${url.host}: after ${total ? `${size} of ${total}` : size} bytes`, error);
+    }
+  })();
   try {
     draw(size);
-    for await (let data of body) {
+    for await (let data of pieces) {
       size += data.length;
       if (out.isTerminal()) {
         const text = decoder.decode(data, { stream: true }).replaceAll("\r", "");
@@ -238,7 +246,7 @@ async function receive({ url, headers, body }: Found, path?: string): Promise<vo
     if (path) await Deno.rename(part, path);
   } catch (error) {
     if (path) await Deno.remove(part);
-    throw named(`${url.host}: after ${total ? `${size} of ${total}` : size} bytes`, error);
+    throw error;
   }
 }
 
@@ -248,7 +256,7 @@ function parseHeaders(given: string[]): Headers {
   for (const text of given) {
     const [, name, value] = /^([!#$%&'*+.^`|~\w-]+):([\t -~]*)$/.exec(text) ?? [];
     if (name === undefined) throw new UsageError(`not "Name: value": ${text}`);
-    if (OWN.test(name)) throw new UsageError(`${name} is not yours to say`);
+    if (OWN.test(name)) throw new UsageError(`http_client writes the header ${name} itself`);
     headers.append(name, value);
   }
   return headers;
@@ -291,10 +299,14 @@ if (import.meta.main) {
     const request = { method: body ? "POST" : "GET", url, headers, body };
     using held = new DisposableStack();
     const response = await (flags.byHand ? byHand : byFetch)(request, { ...flags, held });
-    stopSignal().addEventListener("abort", () => held.dispose());
+    const stop = stopSignal();
+    stop.addEventListener("abort", () => held.dispose());
     const { status, reason } = response;
     if (status >= 300) console.error(`${flags.name}: ${printable(`${status} ${reason}`)}`);
-    await receive(response, status < 300 ? output : undefined);
+    await receive(response, status < 300 ? output : undefined).catch((error) => {
+      if (!stop.aborted) throw error;
+    });
+    if (stop.aborted) return 130; // as of a program that Ctrl-C ends
     return status < 400 ? 0 : 1;
   });
 }

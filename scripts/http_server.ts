@@ -3,13 +3,15 @@
  * A Web server for the files of a folder (HTTP, RFC 9110), as `python3 -m http.server` is: files,
  * listings, ranges, and answers to POST.
  *
- *     deno run --allow-net --allow-read scripts/http_server.ts
+ *     deno run --allow-net --allow-read scripts/http_server.ts lib
  *     curl -i http://127.0.0.1:8080/
  *
- * A POST of a form or of JSON is answered with what it holds, as JSON. With `--upload DIR`, which
- * needs --allow-write, a POST to `/name` stores its body as `name` in DIR:
+ * It serves all that is in the folder, whatever its name, but for links that lead out of it. A POST
+ * of a form or of JSON is answered with what it holds, as JSON. With `--upload DIR` a POST to `/name`
+ * stores its body as `name` in DIR:
  *
- *     curl --data-binary @photo.jpg http://127.0.0.1:8080/photo.jpg
+ *     deno run --allow-net --allow-read --allow-write scripts/http_server.ts --upload . lib
+ *     curl --data-binary @README.md http://127.0.0.1:8080/copy.md
  *
  * Mirrors "Python http.server Module" of tutorial 001 and "HTTP Servers" of tutorial 002, which
  * describe it without a listing:
@@ -35,7 +37,7 @@ import { format } from "@std/fmt/bytes";
 import { escape } from "@std/html/entities";
 import { contentType } from "@std/media-types/content-type";
 import { extname, join } from "@std/path";
-import { reason, UsageError } from "../lib/address.ts";
+import { named, reason, UsageError } from "../lib/address.ts";
 import { flag, httpFlags, main, number, optional, stopSignal } from "../lib/cli.ts";
 import { printable } from "../lib/framing.ts";
 import { bodyOf, type HttpHandler, serveHttp } from "../lib/server.ts";
@@ -44,7 +46,6 @@ const PORT = 8080;
 const MAX_POST = 1024 * 1024; // octets of a form or of JSON
 // Octets of a file that are read at once: more, and each buffer is a page from the system's hand.
 const CHUNK = 120 * 1024;
-const SCRATCH = new Uint8Array(65536); // for a small file on its way into a Response, which copies
 
 /** What the server serves, and to whom. */
 export type Site = {
@@ -110,60 +111,73 @@ function get(request: Request, segments: string[], { root }: Site): Response | P
   return found ? sendFile(request, found) : say(404, "there is no such file\n");
 }
 
-/** Sends a file, or of it what the request's conditions and ranges leave (RFC 9110, 13 and 14). */
+/** Sends a file, or of it what the request's conditions and ranges leave. */
 function sendFile({ method, headers: asked }: Request, { path, info }: Located): Response {
-  const { size, mtime } = info;
-  const modified = mtime?.toUTCString() ?? "";
-  const etag = `"${size.toString(36)}-${mtime?.getTime().toString(36)}"`;
-  const type = contentType(extname(path)) ?? "application/octet-stream";
-  const validators = { etag, "last-modified": modified, "accept-ranges": "bytes" };
+  const { size } = info;
+  const modified = info.mtime?.toUTCString() ?? "";
+  const etag = `"${size.toString(36)}-${info.mtime?.getTime().toString(36)}"`;
+  const headers = { etag, "last-modified": modified, "accept-ranges": "bytes" };
+  const unmet = unmetCondition(asked, etag, modified);
+  if (unmet === 412) return say(412, "it has changed\n", headers);
+  if (unmet === 304) return new Response(null, { status: 304, headers });
 
-  const matches = (tags: string, weak = "") =>
-    tags === "*" || tags.split(/\s*,\s*/).some((tag) => tag === etag || tag === weak + etag);
-  const changedSince = (date: string) => Date.parse(modified) > Date.parse(date);
-  const [match, unmodified] = [asked.get("if-match"), asked.get("if-unmodified-since")];
-  if (match ? !matches(match) : unmodified && changedSince(unmodified)) {
-    return say(412, "it has changed\n", validators);
+  // By the official types `.ts` is a film.
+  const type = contentType(extname(path).replace(/^\.ts$/, ".txt")) ?? "application/octet-stream";
+  const whole = { start: 0, end: size };
+  const current = [null, etag, modified].includes(asked.get("if-range"));
+  const parts = method === "GET" && current ? ranges(asked.get("range"), size) : undefined;
+  if (!parts) {
+    return sendPieces(method, path, [whole], 200, { ...headers, "content-type": type });
   }
-  const [noneMatch, since] = [asked.get("if-none-match"), asked.get("if-modified-since")];
-  if (noneMatch ? matches(noneMatch, "W/") : since && Date.parse(modified) <= Date.parse(since)) {
-    return new Response(null, { status: 304, headers: validators });
-  }
-  const ifRange = asked.get("if-range");
-  const usable = method === "GET" && (!ifRange || ifRange === etag || ifRange === modified);
-  const parts = usable ? ranges(asked.get("range"), size) : undefined;
-  if (parts?.length === 0) {
+  if (parts.length === 0) {
     return say(416, "nothing there\n", { "content-range": `bytes */${size}` });
   }
-  const contentRange = ({ start, end }: Range) => `bytes ${start}-${end - 1}/${size}`;
-  const headers: Record<string, string> = { ...validators, "content-type": type };
-  let pieces: Piece[] = parts ?? [{ start: 0, end: size }];
-  if (parts?.length === 1) headers["content-range"] = contentRange(parts[0]);
-  else if (parts) {
-    const boundary = crypto.randomUUID();
-    const text = (text: string) => new TextEncoder().encode(text);
-    headers["content-type"] = `multipart/byteranges; boundary=${boundary}`;
-    const intro = `\r\n--${boundary}\r\nContent-Type: ${type}\r\nContent-Range: `;
-    pieces = parts.flatMap((part) => [text(`${intro}${contentRange(part)}\r\n\r\n`), part]);
-    pieces.push(text(`\r\n--${boundary}--\r\n`));
+  const names = parts.map(({ start, end }) => `bytes ${start}-${end - 1}/${size}`);
+  if (parts.length === 1) {
+    const one = { "content-type": type, "content-range": names[0] };
+    return sendPieces(method, path, parts, 206, { ...headers, ...one });
   }
+  const boundary = crypto.randomUUID();
+  const text = (text: string) => new TextEncoder().encode(text);
+  const pieces = parts.flatMap((part, i): Piece[] => {
+    const fields = `Content-Type: ${type}\r\nContent-Range: ${names[i]}`;
+    return [text(`\r\n--${boundary}\r\n${fields}\r\n\r\n`), part];
+  });
+  return sendPieces(method, path, [...pieces, text(`\r\n--${boundary}--\r\n`)], 206, {
+    ...headers,
+    "content-type": `multipart/byteranges; boundary=${boundary}`,
+  });
+}
+
+/** The status if one of the request's conditions is not met, in their order (RFC 9110, 13.2.2). */
+function unmetCondition(asked: Headers, etag: string, modified: string): 304 | 412 | undefined {
+  const has = (tags: string, own: string[]) =>
+    tags === "*" || tags.split(/\s*,\s*/).some((tag) => own.includes(tag));
+  const [match, unmodified] = [asked.get("if-match"), asked.get("if-unmodified-since")];
+  const changed = unmodified && Date.parse(modified) > Date.parse(unmodified);
+  if (match ? !has(match, [etag]) : changed) return 412;
+  const [noneMatch, since] = [asked.get("if-none-match"), asked.get("if-modified-since")];
+  const same = since && Date.parse(modified) <= Date.parse(since);
+  if (noneMatch ? has(noneMatch, [etag, `W/${etag}`]) : same) return 304;
+}
+
+/** Makes a response of pieces, those of the file read as they are sent. */
+function sendPieces(
+  method: string,
+  path: string,
+  pieces: Piece[],
+  status: number,
+  headers: Record<string, string>,
+): Response {
   const length = pieces.reduce((sum, piece) => sum + sizeOf(piece), 0);
   headers["content-length"] = `${length}`;
-  const status = parts ? 206 : 200;
   if (method === "HEAD") {
     Deno.openSync(path).close(); // or it fails as GET does
     return new Response(null, { status, headers });
   }
-  if (length <= SCRATCH.length && pieces.length === 1) {
-    using file = Deno.openSync(path);
-    if (parts) file.seekSync(parts[0].start, Deno.SeekMode.Start);
-    const n = file.readSync(SCRATCH.subarray(0, length));
-    if (n === (length || null)) {
-      return new Response(SCRATCH.subarray(0, length), { status, headers });
-    }
-  }
   const octets = octetsOf(path, pieces, length);
-  octets.next(); // opens it, which fails here or not at all
+  octets.next(); // opens the file, which fails here or not at all
+  if (length <= CHUNK) return new Response(concat([...octets]), { status, headers });
   const body = new ReadableStream({ // which ReadableStream.from() does as well, at half the speed
     pull(controller) {
       const { value, done } = octets.next();
@@ -279,6 +293,11 @@ ${[...folders, ...files].join("\n")}
 
 /** POST: stores the body, or answers what a form or JSON holds. */
 async function post(request: Request, segments: string[], site: Site): Promise<Response> {
+  // A page of another site may have the browser send it a form, or a file as text.
+  const origin = request.headers.get("origin");
+  if (origin && URL.parse(origin)?.host !== request.headers.get("host")) {
+    return say(403, "for pages from here only\n");
+  }
   if (site.upload && segments.length > 0) return await store(request, segments, site);
   const type = request.headers.get("content-type")?.split(";")[0].trim().toLowerCase();
   const isForm = type === "application/x-www-form-urlencoded";
@@ -310,7 +329,7 @@ async function store(request: Request, segments: string[], site: Site): Promise<
   const name = segments.join("/");
   const length = new TextEncoder().encode(name).length;
   if (/^\.|[/\\]/.test(name) || printable(name) !== name || length > 255) {
-    return say(403, "no name for a file\n");
+    return say(403, "no name for a file: one name, without a dot first\n");
   }
   const path = join(upload, name);
   const unfinished = join(upload, `.${crypto.randomUUID()}.part`);
@@ -327,6 +346,14 @@ async function store(request: Request, segments: string[], site: Site): Promise<
     await Deno.remove(unfinished).catch(() => {});
   }
   return say(201, "stored\n");
+}
+
+/** Throws, before anybody sends something, if nothing could be stored in the folder. */
+async function tryToStore(dir: string): Promise<void> {
+  const path = await Deno.makeTempFile({ dir }).catch((error) => {
+    throw named(dir, error);
+  });
+  await Deno.remove(path);
 }
 
 /** A method's answer; another method is another line here. */
@@ -383,6 +410,7 @@ export function handler(site: Site): HttpHandler {
     try {
       return await method(request, segments, site);
     } catch (error) {
+      // For a file, but not for the folder that it stores in, this is the client's business.
       if (method === post || !(error instanceof Deno.errors.PermissionDenied)) throw error;
       return say(403, "it may not be read\n");
     }
@@ -406,9 +434,8 @@ if (import.meta.main) {
     const password = user && Deno.env.get("HTTP_PASSWORD");
     if (user !== undefined && !password) throw new UsageError("--user: HTTP_PASSWORD is not set");
     if (user?.includes(":")) throw new UsageError("--user: a name has no colon"); // RFC 7617
-    for (const folder of [root, flags.upload ?? root]) {
-      if (!(await Deno.stat(folder)).isDirectory) throw new Error(`${folder}: not a directory`);
-    }
+    if (!(await Deno.stat(root)).isDirectory) throw new Error(`${root}: not a directory`);
+    if (flags.upload) await tryToStore(flags.upload);
     const site = {
       ...flags,
       root: await Deno.realPath(root),

@@ -90,17 +90,17 @@ function writeCall(method: string, params: unknown[]): string {
 
 /** Writes what JSON has, so neither a date nor octets. */
 function write(value: unknown): string {
-  const element = (type: string, content: string) => `<value><${type}>${content}</${type}></value>`;
-  if (value === null) return element("nil", "");
-  if (typeof value === "boolean") return element("boolean", `${Number(value)}`);
+  const tag = (type: string, content: string) => `<value><${type}>${content}</${type}></value>`;
+  if (value === null) return tag("nil", "");
+  if (typeof value === "boolean") return tag("boolean", `${Number(value)}`);
   if (typeof value === "number") {
-    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 as well
+    return tag(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0: double
   }
-  if (typeof value !== "object") return element("string", writeText(`${value}`));
-  if (Array.isArray(value)) return element("array", `<data>${value.map(write).join("")}</data>`);
+  if (typeof value !== "object") return tag("string", writeText(`${value}`));
+  if (Array.isArray(value)) return tag("array", `<data>${value.map(write).join("")}</data>`);
   const member = ([name, value]: [string, unknown]) =>
     `<member><name>${writeText(name)}</name>${write(value)}</member>`;
-  return element("struct", Object.entries(value).map(member).join(""));
+  return tag("struct", Object.entries(value).map(member).join(""));
 }
 
 /** An element: those in it, each name's in an array, and its text as `#text`. */

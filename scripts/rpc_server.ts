@@ -200,21 +200,21 @@ const writeText = (text: string) => escape(text).replaceAll("\r", "&#13;"); // C
 const decimal = new Intl.NumberFormat("en", { maximumSignificantDigits: 17, useGrouping: false });
 
 function write(value: Value): string {
-  const element = (type: string, content: string) => `<value><${type}>${content}</${type}></value>`;
-  if (value === null) return element("nil", "");
-  if (typeof value === "boolean") return element("boolean", `${Number(value)}`);
+  const tag = (type: string, content: string) => `<value><${type}>${content}</${type}></value>`;
+  if (value === null) return tag("nil", "");
+  if (typeof value === "boolean") return tag("boolean", `${Number(value)}`);
   if (typeof value === "number") {
-    return element(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0 as well
+    return tag(Object.is(value | 0, value) ? "int" : "double", decimal.format(value)); // -0: double
   }
-  if (typeof value === "string") return element("string", writeText(value));
-  if (value instanceof Uint8Array) return element("base64", value.toBase64());
+  if (typeof value === "string") return tag("string", writeText(value));
+  if (value instanceof Uint8Array) return tag("base64", value.toBase64());
   if (value instanceof Temporal.PlainDateTime) {
-    return element("dateTime.iso8601", `${value.round("second")}`.replaceAll("-", ""));
+    return tag("dateTime.iso8601", `${value.round("second")}`.replaceAll("-", ""));
   }
-  if (Array.isArray(value)) return element("array", `<data>${value.map(write).join("")}</data>`);
+  if (Array.isArray(value)) return tag("array", `<data>${value.map(write).join("")}</data>`);
   const member = ([name, value]: [string, Value]) =>
     `<member><name>${writeText(name)}</name>${write(value)}</member>`;
-  return element("struct", Object.entries(value).map(member).join(""));
+  return tag("struct", Object.entries(value).map(member).join(""));
 }
 
 /** An element: those in it, each name's in an array, and its text as `#text`. */
@@ -234,7 +234,7 @@ const xml = new XMLParser({
 /** How a type's text has to look, and what it means. */
 const SCALARS = new Map<string, [pattern: RegExp, convert: (text: string) => Value]>([
   ["int", [/^[+-]?\d{1,15}$/, Number]], // more digits a double may not have
-  ["double", [/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i, Number]], // \d+\.?\d* is tried for hours
+  ["double", [/^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i, Number]], // \d+\.?\d* could take hours
   ["boolean", [/^[01]$/, (text) => text === "1"]],
   ["dateTime.iso8601", [/^\d{4}-?\d\d-?\d\dT[\d:]{8}$/, Temporal.PlainDateTime.from]],
   ["base64", [/^/, (text) => Uint8Array.fromBase64(text)]],
@@ -257,6 +257,7 @@ function read(value: Node): Value {
   if (type === "string") return textOf(content);
   if (type === "array") return (only(content.data).value ?? []).map(read);
   const entry = ({ name, value }: Node) => [textOf(only(name)), read(only(value))];
+  // As own properties, `__proto__` too.
   if (type === "struct") return Object.fromEntries((content.member ?? []).map(entry));
   const text = textOf(content).trim();
   const scalar = SCALARS.get(type.replace(/^i[48]$/, "int"));

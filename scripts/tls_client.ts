@@ -3,8 +3,8 @@
  * A TLS client: says what was negotiated with the server and who that is, then sends it each line
  * that is typed and prints the answer.
  *
- *     deno run --allow-net scripts/tls_server.ts > cert.pem
- *     deno run --allow-net --allow-read scripts/tls_client.ts --ca cert.pem
+ *     deno run --allow-net scripts/tls_server.ts > tls.pem
+ *     deno run --allow-net --allow-read scripts/tls_client.ts --ca tls.pem
  *
  * Mirrors "TLS/SSL" of tutorial 002 and "Security" of tutorial 000, which name it without a listing:
  *
@@ -35,7 +35,7 @@ import { clientFlags, main, optional, Terminal } from "../lib/cli.ts";
 import { FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 8443;
-const MAX_ANSWER = 65536; // octets; capitals may take three times those of the server's 8192
+const MAX_ANSWER = 3 * 8192; // octets, as capitals may take three times those of the server's line
 
 /** A TLS connection, and the socket that tells about it. */
 export type SecureConn = { conn: Deno.Conn; socket: tls.TLSSocket };
@@ -104,7 +104,8 @@ async function handshake(
 ): Promise<SecureConn> {
   const { host, port, timeout } = endpoint;
   const tcp = await connect({ host, port, timeout });
-  const socket = tls.connect({ ...options, host, socket: Duplex.fromWeb(tcp as never) });
+  const stream = Duplex.fromWeb(tcp as never); // Node's types have streams of their own
+  const socket = tls.connect({ ...options, host, socket: stream });
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   socket.once("secureConnect", resolve).on("error", reject);
   const timer = timeout && setTimeout(() => {
@@ -171,7 +172,7 @@ export function describe(socket: tls.TLSSocket): string[] {
 
 /** Sends a line and returns the answer. */
 export async function ask(conn: FramedConn, line: string): Promise<string> {
-  await conn.writeLine(line);
+  await conn.writeLine(line).catch(() => {}); // who has hung up gives no answer, either
   const answer = await conn.readLine(MAX_ANSWER);
   if (answer === null) throw new Error(`${conn.peer}: hung up without an answer`);
   return answer;

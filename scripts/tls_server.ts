@@ -4,8 +4,8 @@
  * nobody on the way can read or change it. Without a certificate of yours it makes one for this run
  * and prints it on stdout, for the client to trust:
  *
- *     deno run --allow-net scripts/tls_server.ts > cert.pem
- *     deno run --allow-net --allow-read scripts/tls_client.ts --ca cert.pem
+ *     deno run --allow-net scripts/tls_server.ts > tls.pem
+ *     deno run --allow-net --allow-read scripts/tls_client.ts --ca tls.pem
  *
  * Mirrors "TLS/SSL" of tutorial 002 and "Security" of tutorial 000, which name it without a listing:
  *

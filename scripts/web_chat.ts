@@ -185,7 +185,7 @@ h2, ul, #state, .who, .note { font-size: .8125rem; color: var(--soft) }
 ul { display: flex; gap: 1rem; overflow-x: auto; color: var(--ink); white-space: nowrap }
 ol { display: grid; align-content: end; min-height: 100%; overflow-wrap: anywhere }
 ol li { display: grid; justify-items: start; margin-top: 1rem } .who { margin: 0 .875rem .125rem }
-ol .own { justify-items: end } ol .note { justify-items: center } ol .more { margin-top: .25rem }
+ol .own { justify-items: end } ol .note { justify-items: center; text-align: center } ol .more { margin-top: .25rem }
 .text { max-width: 85%; padding: .5rem .875rem; border-radius: 1.125rem; background: var(--card) }
 #log { overflow-y: auto; position: relative; outline-offset: -2px } #say { border-top-width: 1px }
 input { flex: 1; min-width: 0; border: 1px solid var(--soft); background: var(--card) }

@@ -129,7 +129,7 @@ test("curl over TLS, HTTP/2, a Unix socket and with a password", ["curl", "opens
   await using local = start("http_server", ["--unix", path, secure.folder], ["--allow-write"]);
   await local.until(/listening on unix:.*\/socket\n/, "stderr");
   const unix = (...args: string[]) => curl("--unix-socket", path, ...args);
-  // BUG: 400, "http+unix" is no \w+ (segmentsOf, logLine)
+
   assertEquals(await unix("http://localhost/ten"), "0123456789");
   assertEquals(await unix("--data", "a=1", "http://localhost/"), '{"a":"1"}\n');
   await local.until(/^unix:\S+ - - \[\S+ \+0000\] "GET \/ten HTTP\/\S+" 200 10\n/m);

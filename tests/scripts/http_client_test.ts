@@ -155,7 +155,7 @@ Deno.test("what is not as RFC 9112 has it is refused", async () => {
   const chunked = `${head}Transfer-Encoding: chunked\r\n\r\n`;
   for (
     const [response, says] of [
-      ["", /^not an answer in HTTP\/1\.1: nothing$/],
+      ["", /^hung up without an answer$/],
       ["SSH-2.0-OpenSSH\r\n", /^not an answer in HTTP\/1\.1: SSH-2\.0-OpenSSH$/],
       ["HTTP/2 200 OK\r\n\r\n", /^not an answer in HTTP\/1\.1: HTTP\/2 200 OK$/],
       ["HTTP/1.1 20 OK\r\n\r\n", /^not an answer/],
@@ -163,7 +163,7 @@ Deno.test("what is not as RFC 9112 has it is refused", async () => {
       ["HTTP/1.1 042 OK\r\n\r\n", /^not an answer/],
       ["HTTP/1.1 -20 OK\r\n\r\n", /^not an answer/],
       ["\r\nHTTP/1.1 200 OK\r\n\r\n", /^not an answer/],
-      ["HTTP/1.1 101 Switching Protocols\r\n\r\n", /^not an answer in HTTP\/1\.1: nothing$/],
+      ["HTTP/1.1 101 Switching Protocols\r\n\r\n", /^hung up without an answer$/],
       [`${head}X: a\r\n b\r\n\r\n`, /^not a header: {2}b$/],
       [`${head} X: a\r\n\r\n`, /^not a header: {2}X: a$/],
       [`${head}X : a\r\n\r\n`, /^not a header: X : a$/],
@@ -359,7 +359,7 @@ Deno.test({
       assertEquals([code, body], [parseInt(status), "no"]);
     }
     const { outcome } = await upload((conn) => Promise.resolve(conn.close()));
-    assertMatch((outcome as Error).message, /^not an answer in HTTP\/1\.1: nothing$/);
+    assertMatch((outcome as Error).message, /^hung up without an answer$/);
   },
 });
 
@@ -728,8 +728,7 @@ Deno.test({
       await eventually("a part", () => [...Deno.readDirSync(folder.path)].length > 0);
       client.signal("SIGINT");
       const { code, stderr } = await client.ended();
-      assertEquals(code, 1);
-      assertMatch(stderr, /^http_client: 127\.0\.0\.1:\d+: after [03] of 6 bytes: [^\n]+\n$/);
+      assertEquals([code, stderr], [130, ""]);
       assertEquals([...Deno.readDirSync(folder.path)], []);
     }
   },
@@ -759,7 +758,7 @@ Deno.test({
       ...["Host", "content-length", "Transfer-Encoding", "Connection", "Expect"].map((name) =>
         [
           ["--header", `${name}: 1`, "http://127.0.0.1/"],
-          new RegExp(`${name} is not yours`, "i"),
+          new RegExp(`writes the header ${name} itself`, "i"),
         ] as const
       ),
     ] as [string[], RegExp][]).map(async ([args, says]) => {

@@ -256,7 +256,7 @@ Deno.test({
     assertEquals(await said(cut), [
       ...[1, "", "tls_client: connection ended in the middle of a message"],
     ]);
-    assertEquals(await said(flood), [1, "", "tls_client: line of more than 65536 bytes"]);
+    assertEquals(await said(flood), [1, "", "tls_client: line of more than 24576 bytes"]);
     const none = `tls_client: ${HOST}:${nothing.port}: hung up without an answer`;
     assertEquals(await said(nothing), [1, "", none]);
     assertEquals(await said(silent, "--timeout", "2"), [
