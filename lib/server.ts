@@ -281,7 +281,8 @@ export async function serveHttp(
   }
   if (active > 0) log(`stopping, ${GRACE / 1000} s for requests (${active}); Ctrl-C again: none`);
   // shutdown() takes away what still comes of requests' bodies, so those end first.
-  const drained = active > 0 ? new Promise<void>((resolve) => idle = resolve) : stopped;
+  const drained = new Promise<void>((resolve) => idle = resolve);
+  if (active === 0) idle();
   await deadline(drained.then(() => server?.shutdown()), GRACE).catch(() =>
     log("requests cut off")
   );

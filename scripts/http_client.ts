@@ -2,7 +2,7 @@
 /**
  * An HTTP/1.1 client (RFC 9110, 9112) on two levels: `fetch()`, or a connection, `--by-hand`.
  *
- *     deno run --allow-net --allow-read scripts/http_server.ts
+ *     deno run --allow-net --allow-read scripts/http_server.ts lib
  *     deno run --allow-net scripts/http_client.ts --by-hand --trace http://127.0.0.1:8080/
  *
  * Mirrors "HTTP Clients" of tutorial 002, which has no listing, and the modules of 003's table:
