@@ -18,6 +18,7 @@ export type Endpoint = {
   cert?: string; // to listen over TLS: a file with the certificate and its chain, or the PEM itself
   key?: string; // and one with the private key
   backlog?: number; // how many connections the kernel keeps waiting; none: 511
+  reusePort?: boolean; // to share the port with other listeners, among which the kernel chooses
   tls?: boolean; // to connect over TLS, the server's certificate and name verified
   ca?: string; // and a file with root certificates besides the usual ones
   timeout?: number; // milliseconds to connect, TLS handshake included; none: no limit
@@ -82,7 +83,7 @@ function familyOf(address: string): "ipv4" | "ipv6" {
 
 /** How to listen at an endpoint: what `Deno.listen`, `Deno.listenTls` and `Deno.serve` take. */
 export type ListenOptions =
-  & { hostname: string; port: number; tcpBacklog?: number; path?: string }
+  & { hostname: string; port: number; tcpBacklog?: number; reusePort?: boolean; path?: string }
   & Partial<Deno.TlsCertifiedKeyPem>;
 
 /**
@@ -93,13 +94,13 @@ export type ListenOptions =
  * certificate, {@linkcode named} after the address or the file.
  */
 export async function bind<T>(endpoint: Endpoint, open: (options: ListenOptions) => T): Promise<T> {
-  const { host: hostname, port, unix: path, cert, key, backlog: tcpBacklog } = endpoint;
+  const { host: hostname, port, unix: path, cert, key, backlog: tcpBacklog, reusePort } = endpoint;
   if (!cert !== !key) throw new UsageError("--cert and --key go together");
   if (path && cert) throw new UsageError("--unix and --cert do not go together");
   const tls = cert && key ? { cert: await readPem(cert), key: await readPem(key) } : {};
   try {
     if (path) await removeStale(path);
-    return open({ hostname, port, tcpBacklog, ...path ? { path } : {}, ...tls });
+    return open({ hostname, port, tcpBacklog, reusePort, ...path ? { path } : {}, ...tls });
   } catch (error) {
     const files = cert && !isPem(cert) ? ` with ${cert} and ${key}` : "";
     throw named(formatEndpoint(endpoint) + files, error);

@@ -44,8 +44,6 @@ export class FramedConn {
   bytesRead = 0;
   /** Octets sent so far. */
   bytesWritten = 0;
-  /** When an octet last went either way, by `performance.now()`. */
-  lastActive: number = performance.now();
   #buffer = EMPTY;
   #start = 0;
   #end = 0;
@@ -63,12 +61,27 @@ export class FramedConn {
   }
 
   /** The next line as UTF-8 without its CRLF or LF, which count for `max`; null at the end. */
-  async readLine(max = 8192): Promise<string | null> {
+  readLine(max = 8192): Promise<string | null> {
+    return this.#readUntil(LF, max);
+  }
+
+  /** The next text that ends with `delimiter`, an ASCII character, which it keeps; null at the end. */
+  readUntil(delimiter: string, max = 8192): Promise<string | null> {
+    return this.#readUntil(delimiter.charCodeAt(0), max);
+  }
+
+  async #readUntil(delimiter: number, max: number): Promise<string | null> {
     if (this.#size === 0 && !await this.#fill()) return null;
     for (let searched = 0;; await this.#need()) {
-      const length = this.#lineSize(searched);
-      if ((length || this.#size) > max) throw new LimitError(`line of more than ${max} bytes`);
-      if (length) return decoder.decode(withoutLineEnd(this.#take(length)));
+      const length = this.#sizeUntil(delimiter, searched);
+      if ((length || this.#size) > max) {
+        const what = delimiter === LF ? "line" : "message";
+        throw new LimitError(`${what} of more than ${max} bytes`);
+      }
+      if (length) {
+        const octets = this.#take(length);
+        return decoder.decode(delimiter === LF ? withoutLineEnd(octets) : octets);
+      }
       searched = this.#size;
     }
   }
@@ -84,9 +97,9 @@ export class FramedConn {
    */
   async readMessage(max = 65536): Promise<string | null> {
     let more = this.#size > 0 || await this.#fill();
-    while (more && this.#size <= max && !this.#lineSize()) more = await this.#fillSoon();
+    while (more && this.#size <= max && !this.#sizeUntil(LF)) more = await this.#fillSoon();
     if (this.#size === 0) return null;
-    const length = this.#lineSize() || this.#size;
+    const length = this.#sizeUntil(LF) || this.#size;
     if (length > max) throw new LimitError(`message of more than ${max} bytes`);
     return decoder.decode(withoutLineEnd(this.#take(length)));
   }
@@ -115,8 +128,8 @@ export class FramedConn {
     let [size, last, atStart] = [0, LF, true];
     for (;;) {
       // A line longer than the first buffer is not waited for, but taken in pieces.
-      while (this.#size < FIRST_BUFFER && !this.#lineSize()) await this.#need();
-      const length = this.#lineSize() || this.#size;
+      while (this.#size < FIRST_BUFFER && !this.#sizeUntil(LF)) await this.#need();
+      const length = this.#sizeUntil(LF) || this.#size;
       const piece = this.#take(length);
       const stuffed = Number(atStart && piece[0] === DOT);
       if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
@@ -136,6 +149,14 @@ export class FramedConn {
     return this.#take(Math.min(max, this.#size));
   }
 
+  /**
+   * Waits, without a limit, until there is something to read, and leaves it there; false at the
+   * end. A connection on which nothing is due shows in this way that it is dead.
+   */
+  readable(): Promise<boolean> {
+    return this.#size > 0 ? Promise.resolve(true) : this.#pending ??= this.#read();
+  }
+
   /** Everything up to the end. */
   async readToEnd(max: number): Promise<Uint8Array<ArrayBuffer>> {
     while (this.#size <= max && await this.#fill());
@@ -153,7 +174,9 @@ export class FramedConn {
       while (rest.length > 0) {
         const n = await this.#bounded(this.conn.write(rest));
         this.bytesWritten += n;
-        this.#passed(">", shown === undefined ? rest.subarray(0, n) : encoder.encode(shown));
+        if (this.options.trace) {
+          trace(">", this.peer, shown === undefined ? rest.subarray(0, n) : encoder.encode(shown));
+        }
         rest = rest.subarray(n);
         if (shown) shown = "(the rest of it)\n";
       }
@@ -216,9 +239,9 @@ export class FramedConn {
     return this.#end - this.#start;
   }
 
-  /** How many octets the first buffered line has, its end included, or 0 if that is not there. */
-  #lineSize(searched = 0): number {
-    const at = this.#buffer.subarray(0, this.#end).indexOf(LF, this.#start + searched);
+  /** How many octets are buffered up to the first `delimiter` and with it, or 0 if it is not there. */
+  #sizeUntil(delimiter: number, searched = 0): number {
+    const at = this.#buffer.subarray(0, this.#end).indexOf(delimiter, this.#start + searched);
     return at < 0 ? 0 : at + 1 - this.#start;
   }
 
@@ -254,7 +277,10 @@ export class FramedConn {
       this.#ended = n === null;
       if (n === null) return false;
       this.bytesRead += n;
-      this.#passed("<", this.#buffer.subarray(this.#end, this.#end += n));
+      this.#end += n;
+      if (this.options.trace) {
+        trace("<", this.peer, this.#buffer.subarray(this.#end - n, this.#end));
+      }
       return true;
     } catch (error) {
       // Kept, as the system tells of a reset once and after that of an orderly end.
@@ -288,11 +314,6 @@ export class FramedConn {
       this.close(new Deno.errors.TimedOut(`no answer within ${timeout / 1000} s (--timeout)`));
     }, timeout);
     return operation.finally(() => clearTimeout(timer));
-  }
-
-  #passed(direction: "<" | ">", octets: Uint8Array): void {
-    this.lastActive = performance.now();
-    if (this.options.trace) trace(direction, this.peer, octets);
   }
 }
 

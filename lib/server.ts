@@ -58,19 +58,20 @@ export async function serve(
 ): Promise<void> {
   const { signal, maxConnections = 1000, idleTimeout = 300_000, allowFrom } = options;
   const log = logger(options);
-  /** The connections, each with the time at which its handler was done. */
-  const active = new Map<FramedConn, number>();
+  /** The connections: when its handler was done, how many octets it had, and since when no more. */
+  const active = new Map<FramedConn, { finished: number; octets: number; since: number }>();
   let wake = () => {};
   const change = () => new Promise<void>((resolve) => wake = resolve);
 
   async function converse(conn: FramedConn): Promise<void> {
-    active.set(conn, Infinity);
+    const state = { finished: Infinity, octets: 0, since: performance.now() };
+    active.set(conn, state);
     try {
       await handler(conn);
     } catch (error) {
       log(`${conn.peer}: ${reason(error)}`);
     }
-    active.set(conn, performance.now());
+    state.finished = performance.now();
     // It fails if the peer is gone or was given up, which the handler has met if it mattered.
     await conn.finish(SCRATCH).catch(() => {});
     conn.close();
@@ -78,12 +79,14 @@ export async function serve(
     wake();
   }
 
-  // One timer for all connections costs less than one for each.
+  // One timer for all connections costs less than one for each, or a clock read for each message.
   const sweeper = setInterval(() => {
     const now = performance.now();
-    for (const [conn, finished] of active) {
-      if (now - finished > GRACE) conn.close();
-      if (finished < Infinity || now - conn.lastActive < idleTimeout) continue;
+    for (const [conn, state] of active) {
+      if (now - state.finished > GRACE) conn.close();
+      const octets = conn.bytesRead + conn.bytesWritten;
+      if (octets > state.octets) Object.assign(state, { octets, since: now });
+      if (state.finished < Infinity || now - state.since < idleTimeout) continue;
       conn.close(new Deno.errors.TimedOut(`closed, silent for ${idleTimeout / 1000} s`));
     }
   }, Math.min(1000, idleTimeout / 4));
@@ -122,7 +125,7 @@ export async function serve(
     log(`stopping, ${GRACE / 1000} s for open connections (${active.size}); Ctrl-C again: none`);
   }
   const grace = setTimeout(() => {
-    for (const [conn, finished] of active) {
+    for (const [conn, { finished }] of active) {
       if (finished === Infinity) log(`${conn.peer}: cut off`);
       conn.close();
     }

@@ -42,6 +42,17 @@ export async function output(argv: string[], stdin?: string): Promise<string> {
   return stdout;
 }
 
+/** Starts a NATS server with JetStream, which keeps its streams in `folder`. */
+export function startNats(folder: string, port = -1): Program {
+  const address = ["--addr", "127.0.0.1", "--port", `${port}`];
+  return new Program(["nats-server", ...address, "--jetstream", "--store_dir", folder]);
+}
+
+/** Waits until a NATS server listens, and returns its port. */
+export async function natsPort(server: Program): Promise<number> {
+  return Number((await server.until(/client connections on .*:(\d+)[^]*ready\n/, "stderr"))[1]);
+}
+
 /** Connects on loopback with 10 s for that and for each reply. */
 export async function dial(to: number | Partial<Endpoint>): Promise<FramedConn> {
   const endpoint = typeof to === "number" ? { port: to } : to;

@@ -4,7 +4,7 @@
 // done (conversations, bytes of a file, answers, or datagrams that came back) and in how many
 // seconds.
 //
-//	load daytime|dns|file|http-big|http-small|socketserver|udp_echo ADDRESS SECONDS
+//	load cache|daytime|dns|file|http-big|http-small|socketserver|udp_echo|zen ADDRESS SECONDS
 //
 // To ask more than a server on another core can give, it makes bare system calls from one thread:
 // it opens many conversations and only then ends the oldest, which seldom has to be waited for.
@@ -28,6 +28,7 @@ const (
 	window = 64    // datagrams under way
 	size   = 64    // octets of an echo's
 	kept   = 32    // connections kept for small files
+	asking = 64    // connections on which questions are asked
 )
 
 var buffer = make([]byte, 1<<20)
@@ -61,6 +62,11 @@ func main() {
 		done, _, err = get(server, "/small.txt", kept, end)
 	case "http-big":
 		_, done, err = get(server, "/big.bin", 1, end)
+	case "zen": // an echo is an answer, too
+		question := []byte("Beautiful is better than?")
+		done, err = roundTrips(server, asking, [][]byte{question}, ".?", end)
+	case "cache":
+		done, err = cache(server, end)
 	case "dns":
 		done, err = ask(server, question, end)
 	case "udp_echo":
@@ -136,6 +142,80 @@ func get(server syscall.Sockaddr, path string, open int, end time.Time) (count, 
 			return count, size, err
 		}
 	}
+}
+
+// cache stores a thousand values of 100 bytes, and then asks for nine while it stores one.
+func cache(server syscall.Sockaddr, end time.Time) (count int, err error) {
+	var requests [][]byte
+	for i := 0; i < 1000; i++ {
+		set := fmt.Sprintf("set key-%d 0 0 100\r\n%0100d\r\n", i, i)
+		requests = append(requests, []byte(set))
+		for j := 1; j < 10; j++ {
+			requests = append(requests, []byte(fmt.Sprintf("get key-%d\r\n", (i+j*97)%1000)))
+		}
+	}
+	return roundTrips(server, kept, requests, "\n", end)
+}
+
+// roundTrips asks one question after the other on each of `open` connections, none of which waits
+// for another. An answer has ended when one of `ends` is the last byte that came; that of a cached
+// value comes in one piece. It returns how many answers came.
+func roundTrips(server syscall.Sockaddr, open int, questions [][]byte, ends string, stop time.Time) (count int, err error) {
+	poll, err := syscall.EpollCreate1(0)
+	if err != nil {
+		return 0, err
+	}
+	asked := 0
+	ask := func(fd int) error {
+		_, err := syscall.Write(fd, questions[asked%len(questions)])
+		asked++
+		return err
+	}
+	for i := 0; i < open; i++ {
+		fd, err := connect(server, syscall.SOCK_STREAM)
+		if err != nil {
+			return 0, err
+		}
+		defer syscall.Close(fd)
+		if err := syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
+			return 0, err
+		}
+		event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)}
+		if err := syscall.EpollCtl(poll, syscall.EPOLL_CTL_ADD, fd, &event); err != nil {
+			return 0, err
+		}
+		if err := ask(fd); err != nil {
+			return 0, err
+		}
+	}
+	events := make([]syscall.EpollEvent, open)
+	for time.Now().Before(stop) {
+		ready, err := syscall.EpollWait(poll, events, 1000)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return count, err
+		}
+		for _, event := range events[:ready] {
+			fd := int(event.Fd)
+			n, err := syscall.Read(fd, buffer)
+			if err != nil {
+				return count, err
+			}
+			if n == 0 {
+				return count, io.ErrUnexpectedEOF
+			}
+			if strings.IndexByte(ends, buffer[n-1]) < 0 {
+				continue
+			}
+			count++
+			if err := ask(fd); err != nil {
+				return count, err
+			}
+		}
+	}
+	return count, syscall.Close(poll)
 }
 
 // head reads the head of an answer with a file. It returns how many bytes of the file came with
