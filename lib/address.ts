@@ -233,6 +233,7 @@ export function formatEndpoint({ host: hostname, port, unix: path }: Endpoint): 
 /** What went wrong, as people read it: a line, without the system's number, and a file's name first. */
 export function reason(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
+  if (/^getaddrinfo EPERM/.test(message)) return "no permission to look it up (--allow-net)";
   if (/^failed to lookup address|^getaddrinfo E/.test(message)) return "unknown host";
   // Reset between the handshake and Deno's question for the peer's name.
   if (/^transport endpoint is not connected/i.test(message)) return "connection reset by peer";

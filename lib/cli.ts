@@ -9,7 +9,14 @@ import * as readline from "node:readline";
 import { isIP } from "node:net";
 import { parseArgs } from "@std/cli/parse-args";
 import { format } from "@std/fmt/bytes";
-import { type Endpoint, parseAccessList, reason, UsageError } from "./address.ts";
+import {
+  type Endpoint,
+  formatAddress,
+  parseAccessList,
+  parseAddress,
+  reason,
+  UsageError,
+} from "./address.ts";
 import { type FramedConnOptions, printable } from "./framing.ts";
 import type { ServeOptions } from "./server.ts";
 
@@ -69,6 +76,15 @@ export function oneOf<W extends string>(...words: W[]): Read<W> {
     const word = words.find((word) => word === text);
     if (word) return word;
     throw new UsageError(`${text} is none of ${words.join(", ")}`);
+  };
+}
+
+/** Reads the address of a server as `host:port`, or without the port where that is the usual one. */
+export function hostPort(usual: number): Read<string> {
+  return (text) => {
+    const address = parseAddress(text, usual);
+    if (address.transport === "tcp") return formatAddress(address);
+    throw new UsageError(`${text} is not HOST:PORT`);
   };
 }
 

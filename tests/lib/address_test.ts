@@ -124,6 +124,7 @@ Deno.test("an error keeps its class and becomes one line that says where", () =>
     ["Connection refused (os error 111): at 127.0.0.1:1\nmore", "connection refused"],
     ["failed to lookup address information: Name or service not known", "unknown host"],
     ["getaddrinfo ENOTFOUND host", "unknown host"],
+    ["getaddrinfo EPERM host", "no permission to look it up (--allow-net)"],
     ["EOF in the middle\nstack", "EOF in the middle"],
     ["Error: Address already in use (os error 98)", "address already in use"], // of Deno.serve
   ];

@@ -120,6 +120,16 @@ Deno.test("numbers, seconds and words", () => {
   for (const text of ["0", "-1", "1s", "1e9", "9999999", "Infinity"]) {
     assertThrows(() => cli.seconds(text), UsageError, `${text} is not a number`);
   }
+  const nats = cli.hostPort(4222);
+  assertEquals(["h", ":1", "[::1]", "h:2"].map(nats), [
+    "h:4222",
+    "127.0.0.1:1",
+    "[::1]:4222",
+    "h:2",
+  ]);
+  for (const text of ["", "unix:/x", "h:x", "::1"]) {
+    assertThrows(() => nats(text), UsageError, "is not");
+  }
   assertEquals(cli.oneOf("a", "b")("b"), "b");
   for (const text of ["", "A", "ab"]) {
     assertThrows(() => cli.oneOf("a", "b")(text), UsageError, `${text} is none of a, b`);
