@@ -20,7 +20,6 @@ const QUIET = 50; // milliseconds that readMessage takes for an end
 const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
 const CRLF = new Uint8Array([CR, LF]);
 const EMPTY = new Uint8Array(0);
-const CLOSED = new Deno.errors.BadResource("connection closed");
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is data here
 
@@ -224,7 +223,7 @@ export class FramedConn {
   }
 
   /** Closes the connection. What is under way, and all that comes later, throws `why`. */
-  close(why: Error = CLOSED): void {
+  close(why: Error = new Deno.errors.BadResource("connection closed")): void {
     this.#failure ??= why;
     if (!this.#closed) this.conn.close();
     this.#closed = true;

@@ -22,6 +22,8 @@ import { FramedConn, LimitError, printable, trace } from "./framing.ts";
 const GRACE = 5000;
 /** Milliseconds before it tries again when the system has no descriptor left. */
 const RETRY = 100;
+/** What is too late for a conversation. One for all: an error for each would be 4% of its cost. */
+const OVER = new Deno.errors.BadResource("the conversation is over");
 /** How accept fails when a peer has hung up while it waited in the backlog. */
 const { ConnectionAborted, ConnectionReset, NotConnected } = Deno.errors;
 const GONE = [ConnectionAborted, ConnectionReset, NotConnected];
@@ -74,7 +76,7 @@ export async function serve(
     state.finished = performance.now();
     // It fails if the peer is gone or was given up, which the handler has met if it mattered.
     await conn.finish(SCRATCH).catch(() => {});
-    conn.close();
+    conn.close(OVER);
     active.delete(conn);
     wake();
   }
@@ -109,6 +111,8 @@ export async function serve(
         log(`${formatAddress(conn.remoteAddr)}: refused, not in --allow-from`);
         conn.close();
       } else {
+        // Else a second answer waits until the peer acknowledges the first, up to 40 ms.
+        (conn as Partial<Deno.TcpConn>).setNoDelay?.();
         converse(new FramedConn(conn, options));
       }
     } catch (error) {

@@ -146,8 +146,8 @@ async function server(
     const threads = ["--threads", "1", "--user", "root"];
     return { argv: ["memcached", "--listen", `127.0.0.1:${port}`, ...threads], port };
   }
-  const environment = [`PORT=${port}`, `BACKEND=${backend}`];
-  return { argv: ["env", ...environment, "haproxy", "-f", peerPath("haproxy.cfg")], port };
+  const environment = [`PORT=${port}`, `BACKEND=${backend}`, `OTHER=${backend}`];
+  return { argv: ["env", ...environment, "haproxy", "-q", "-f", peerPath("haproxy.cfg")], port };
 }
 
 function freePort(): number {

@@ -187,6 +187,27 @@ Deno.test({
 });
 
 Deno.test({
+  name: "an answer in two writes is not held back until the first is acknowledged",
+  ignore: !mayConnect,
+  async fn() {
+    await using server = await Server.start(async (conn) => {
+      while (await conn.readLine() !== null) {
+        await conn.writeAll("ans");
+        await conn.writeAll("wer\n");
+      }
+    });
+    const client = await server.client();
+    const start = performance.now();
+    for (let i = 0; i < 200; i++) {
+      await client.writeLine("question");
+      assertEquals(await client.readLine(), "answer");
+    }
+    // With Nagle's algorithm each takes the 40 ms in which the client delays its ACK.
+    assert(performance.now() - start < 4000);
+  },
+});
+
+Deno.test({
   name: "a client that sends 16 MiB, more than the kernel keeps, first still gets the answer",
   ignore: !mayConnect,
   async fn() {

@@ -51,10 +51,15 @@ async function runWith(
   return await program.ended();
 }
 
-/** What must be given besides flags: a folder, PATH, or of the commands the one that serves. */
-const required = ({ wanted }: Shape, path: string) =>
-  wanted.filter((argument) => !argument.startsWith("["))
-    .map((argument) => ({ COMMAND: "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path);
+/** Flags that must be given; nobody listens on port 1. */
+const GIVEN = new Map([["load_balancer", ["--backend", "127.0.0.1:1"]]]);
+
+/** What must be given besides: a folder, PATH, or of the commands the one that serves. */
+const required = ({ name, wanted }: Shape, path: string) => [
+  ...GIVEN.get(name) ?? [],
+  ...wanted.filter((argument) => !argument.startsWith("["))
+    .map((argument) => ({ COMMAND: "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path),
+];
 
 /** It ended with `code` and one line, its own and no stack trace, that says `pattern`. */
 function assertSays(result: Result, name: string, code: number, pattern: RegExp): void {
@@ -162,7 +167,7 @@ testEach(
       if (shape.has(flag)) cases.push([[...given, ...args], says]);
     }
     if (required(shape, path).length > 0) {
-      cases.push([[], new RegExp(`${shape.wanted[0]} is missing`)]);
+      cases.push([[], new RegExp(`${shape.wanted[0] ?? GIVEN.get(name)?.[0]}( .*)? is missing`)]);
     }
     await Promise.all(cases.map(async ([args, says]) => {
       const result = await run(name, args, { permissions: FILES, cwd: path, stdin: "x\n" });
@@ -364,7 +369,7 @@ testEach("SIGINT and SIGTERM end a server, exit 0", isServer, async (name, shape
     assertEquals([code, printed], [0, ""], stderr);
     assertMatch(stderr, new RegExp(`^${name}: listening on 127\\.[\\d.]+:${port}`, "m"));
     assertEquals(
-      stderr.replaceAll(/^.*: (listening on |made a certificate|it is on stdout).*\n/gm, ""),
+      stderr.replaceAll(/^.*: (listening on |made a certificate|it is on stdout|down: ).*\n/gm, ""),
       "",
     );
   }
