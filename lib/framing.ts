@@ -61,15 +61,24 @@ export class FramedConn {
 
   /** The next line as UTF-8 without its CRLF or LF, which count for `max`; null at the end. */
   readLine(max = 8192): Promise<string | null> {
-    return this.#readUntil(LF, max);
+    return this.#readUntil(LF, max, (line) => decoder.decode(withoutLineEnd(line)));
+  }
+
+  /** As {@linkcode readLine}, where they need not be text; valid until the next read. */
+  readLineOctets(max = 8192): Promise<Uint8Array<ArrayBuffer> | null> {
+    return this.#readUntil(LF, max, withoutLineEnd);
   }
 
   /** The next text that ends with `delimiter`, an ASCII character, which it keeps; null at the end. */
   readUntil(delimiter: string, max = 8192): Promise<string | null> {
-    return this.#readUntil(delimiter.charCodeAt(0), max);
+    return this.#readUntil(delimiter.charCodeAt(0), max, (text) => decoder.decode(text));
   }
 
-  async #readUntil(delimiter: number, max: number): Promise<string | null> {
+  async #readUntil<T>(
+    delimiter: number,
+    max: number,
+    read: (octets: Uint8Array<ArrayBuffer>) => T,
+  ): Promise<T | null> {
     if (this.#size === 0 && !await this.#fill()) return null;
     for (let searched = 0;; await this.#need()) {
       const length = this.#sizeUntil(delimiter, searched);
@@ -77,10 +86,7 @@ export class FramedConn {
         const what = delimiter === LF ? "line" : "message";
         throw new LimitError(`${what} of more than ${max} bytes`);
       }
-      if (length) {
-        const octets = this.#take(length);
-        return decoder.decode(delimiter === LF ? withoutLineEnd(octets) : octets);
-      }
+      if (length) return read(this.#take(length));
       searched = this.#size;
     }
   }
@@ -388,7 +394,7 @@ function escape(text: string, unprintable: RegExp): string {
   });
 }
 
-function withoutLineEnd(line: Uint8Array): Uint8Array {
+function withoutLineEnd<T extends ArrayBufferLike>(line: Uint8Array<T>): Uint8Array<T> {
   if (line.at(-1) !== LF) return line;
   return line.subarray(0, line.at(-2) === CR ? -2 : -1);
 }

@@ -415,6 +415,13 @@ Deno.test({
   },
 });
 
+Deno.test("readLineOctets gives what is no text as it is", async () => {
+  const { conn } = receiving("\xff\xfe\0\xc3\r", "\n\n", null);
+  const lines = [await conn.readLineOctets(), await conn.readLineOctets()];
+  assertEquals(lines.map((line) => line && latin1(line)), ["\xff\xfe\0\xc3", ""]);
+  assertEquals(await conn.readLineOctets(), null);
+});
+
 Deno.test("readable waits for something to read and leaves it there", async () => {
   const { conn, wire } = receiving();
   let ready: boolean | undefined;
