@@ -71,7 +71,7 @@ export async function serve(
     try {
       await handler(conn);
     } catch (error) {
-      log(`${conn.peer}: ${reason(error)}`);
+      if (active.has(conn)) log(`${conn.peer}: ${reason(error)}`); // else it was cut off, and told
     }
     state.finished = performance.now();
     // It fails if the peer is gone or was given up, which the handler has met if it mattered.
@@ -98,9 +98,11 @@ export async function serve(
     wake();
   });
   log(`listening on ${formatAddress(listener.addr)}`);
-  let failing = false;
+  let [failing, full] = [false, false];
   while (!signal?.aborted) {
     if (active.size >= maxConnections) {
+      if (!full && maxConnections > 1) log(`${active.size} connections, others wait`);
+      full = true;
       await change();
       continue;
     }

@@ -1,10 +1,10 @@
 #!/usr/bin/env -S deno run --allow-net
 /**
  * Estimates pi by chance, in pieces that others do: puts jobs in a queue in NATS JetStream, and adds
- * up the results that the workers send (see `queue_worker.ts`). Of random points in a square so many
- * are inside the circle as its area is of the square's: pi of 4.
+ * up the results that the workers send (see `queue_worker.ts`). A circle takes pi/4 of the square
+ * around it, and so of random points in the square about that share is inside the circle.
  *
- *     nats-server -js
+ *     nats-server -a 127.0.0.1 -js
  *     deno run --allow-net scripts/queue_worker.ts
  *     deno run --allow-net scripts/queue_producer.ts --jobs 60 --points 1000000
  *
@@ -175,10 +175,9 @@ async function produce(
   } catch (error) {
     if (!signal.aborted) throw error;
   } finally {
-    const removed = Promise.all([
-      insist(() => takeBack(manager, run)),
-      insist(() => manager.streams.delete(results)),
-    ]);
+    // In this order: a job without a stream for its result would be tried again and again.
+    const removed = insist(() => takeBack(manager, run))
+      .then(() => insist(() => manager.streams.delete(results)));
     await deadline(removed, 5000).catch(() => {
       say(`left on the server: jobs pi.jobs.${run}.* and stream ${results}`);
     });
@@ -233,7 +232,7 @@ if (import.meta.main) {
       const signal = stopSignal();
       await produce(manager, tally, signal, say, draw);
       if (signal.aborted) {
-        say(`stopped with ${tally.done} of ${jobs} jobs done, the others are taken back`);
+        say(`stopped with ${tally.done} of ${jobs} jobs done`);
         return 130;
       }
     } catch (error) {

@@ -4,7 +4,7 @@
  * the producer's estimate of pi (see `queue_producer.ts`). Any number of them, on any number of
  * machines, work on one queue.
  *
- *     nats-server -js
+ *     nats-server -a 127.0.0.1 -js
  *     deno run --allow-net scripts/queue_worker.ts
  *     deno run --allow-net scripts/queue_producer.ts
  *
@@ -19,15 +19,15 @@
  * | `random.Random(seed).random()` | `sfc32(seed)` |
  * | `socket.send_json(result)` | `js.publish(subject, result, { msgID })` |
  *
- * A job is the server's until it is acknowledged, which is when its result is stored. Of a worker
- * that is killed the server hears nothing for `ACK_WAIT`, and gives the job to another one; a worker
+ * A job is the server's until it is acknowledged, which is when its result is stored. If the server
+ * hears nothing from a worker for `ACK_WAIT`, as it was killed, another one gets the job; a worker
  * that computes for longer says now and then that it still does, and one that is ended with Ctrl-C
  * gives its job back. So a job may be done twice, but is never lost. The same job has the same points
  * wherever it is done, and its result the same id.
  *
  * @module
  */
-import type { Consumer, JetStreamClient, JetStreamManager, JsMsg } from "@nats-io/jetstream";
+import type { Consumer, JetStreamManager, JsMsg } from "@nats-io/jetstream";
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import { retry } from "@std/async/retry";
@@ -89,27 +89,33 @@ export async function countInside({ seed, points }: Job, signal?: AbortSignal): 
   return inside;
 }
 
-/** Whether nobody took a result: the run's stream for them is gone. */
+/** Whether nobody takes a result: the run's stream for them is gone. */
 function isOver(error: unknown): boolean {
-  return error instanceof Error && error.name === "JetStreamNotEnabled";
+  const names = ["StreamNotFoundError", "JetStreamNotEnabled"]; // looked for, published to
+  return error instanceof Error && names.includes(error.name);
 }
 
 /** Does a job, or tells the server and after the last try the producer why not; returns what to say. */
-async function work(job: JsMsg, js: JetStreamClient, signal: AbortSignal): Promise<string> {
+async function work(job: JsMsg, manager: JetStreamManager, signal: AbortSignal): Promise<string> {
   const id = job.subject.split(".").slice(2).join(".");
+  const results = `pi.results.${id}`;
   const attempt = job.info.deliveryCount;
-  // Published again when the answer gets lost, a result is stored once: JetStream knows its id.
-  const publish = (result: Result) =>
-    retry(() => js.publish(`pi.results.${id}`, JSON.stringify(result), { msgID: id }), {
+  const js = manager.jetstream();
+  const insist = <T>(request: () => Promise<T>) =>
+    retry(request, {
       maxAttempts: Number.MAX_SAFE_INTEGER,
       multiplier: 1,
       isRetriable: (error) => error instanceof Error && error.name === "TimeoutError",
       signal,
     });
+  // Published again when the answer gets lost, a result is stored once: JetStream knows its id.
+  const publish = (result: Result) =>
+    insist(() => js.publish(results, JSON.stringify(result), { msgID: id }));
   const heartbeat = setInterval(() => job.working(), ACK_WAIT / 3);
   try {
     // A worker that is killed cannot say that this was the last try: the next one does.
     if (attempt > TRIES) throw new Error("no worker came back with it");
+    await insist(() => manager.streams.find(results)); // fails before the work if it is for nobody
     const task = parseJob(job.string());
     const inside = await countInside(task, signal);
     await publish({ inside });
@@ -196,7 +202,7 @@ if (import.meta.main) {
           jobs ??= await findJobs(manager); // somebody may have removed it
           const job = await Promise.race([jobs.next({ expires: 10_000 }), stopped]);
           failing = false;
-          if (job) say(await work(job, manager.jetstream(), signal));
+          if (job) say(await work(job, manager, signal));
         } catch (error) {
           if (nats.isClosed()) throw error;
           if (signal.aborted) break;
