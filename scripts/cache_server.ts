@@ -4,7 +4,7 @@
  * every client of memcached is a client of it: octets under a key, for a while, in memory.
  *
  *     deno run --allow-net scripts/cache_server.ts
- *     deno run --allow-net scripts/cache_client.ts set greeting hello 60
+ *     deno run --allow-net scripts/cache_client.ts --expire 60 set greeting hello
  *
  * When `--memory` is full, what was used longest ago goes, so a program must be able to do without
  * any item. There is no password: whoever reaches the port reads and deletes everything.
@@ -65,7 +65,6 @@ export class Cache {
   /** By item: the number of this version of it. */
   readonly unique: Float64Array;
   readonly #items = new Map<string, number>(); // by key, in the order of use
-  #oldest = this.#items.keys(); // goes on where it was: from the start it would meet what is gone
   readonly #octets: Buffer; // by chunk
   readonly #next: Int32Array; // by chunk: the next of the item; from 0 on: those that are free
   readonly #chunks: Uint16Array; // by item
@@ -110,13 +109,11 @@ export class Cache {
     return item;
   }
 
-  /** The value of an item. */
-  value(item: number): string {
-    let octets = "";
-    for (let chunk = item, left = this.#length[item]; left > 0; left -= CHUNK) {
-      const start = chunk * CHUNK;
-      octets += this.#octets.toString("latin1", start, start + Math.min(left, CHUNK));
-      chunk = this.#next[chunk];
+  /** A copy of the octets of an item, which may be gone before they are sent. */
+  value(item: number): Buffer {
+    const octets = Buffer.allocUnsafe(this.#length[item]);
+    for (let chunk = item, at = 0; at < octets.length; chunk = this.#next[chunk]) {
+      at += this.#octets.copy(octets, at, chunk * CHUNK, (chunk + 1) * CHUNK);
     }
     return octets;
   }
@@ -125,7 +122,7 @@ export class Cache {
   store(key: string, value: string, flags: number, expires: number): void {
     this.delete(key);
     const chunks = Math.ceil((key.length + value.length) / CHUNK); // the key is in the map, as large
-    while (this.#free < chunks) this.#evict();
+    if (this.#free < chunks) this.#evict(chunks + Math.floor(this.#next.length / 128));
     const item = this.#next[0];
     let last = 0;
     for (let i = 0; i < chunks; i++) {
@@ -161,10 +158,16 @@ export class Cache {
     this.#unique++; // as memcached does
   }
 
-  #evict(): void {
-    const { value: key } = this.#oldest.next();
-    if (key === undefined) this.#oldest = this.#items.keys(); // it has ended when there were no more
-    else if (this.delete(key)) this.counts.evicted++;
+  /**
+   * Many at once, as a Map's iterator passes over the places of all that are gone. Kept for the next
+   * time, one would keep every table that the Map has had since, and those of a busy cache are many.
+   */
+  #evict(chunks: number): void {
+    for (const key of this.#items.keys()) {
+      if (this.#free >= Math.min(chunks, this.#next.length - 1)) return;
+      this.delete(key);
+      this.counts.evicted++;
+    }
   }
 
   #clear(): void {
@@ -299,10 +302,14 @@ async function retrieve(
     if (expires !== undefined) cache.expires[item] = expires;
     const value = cache.value(item);
     const unique = command.endsWith("s") ? ` ${cache.unique[item]}` : "";
-    answer += `VALUE ${key} ${cache.flags[item]} ${value.length}${unique}\r\n${value}\r\n`;
-    if (answer.length < MAX_PIECE) continue;
-    await send(conn, answer);
-    answer = "";
+    answer += `VALUE ${key} ${cache.flags[item]} ${value.length}${unique}\r\n`;
+    if (answer.length + value.length < MAX_PIECE) {
+      answer += `${value.toString("latin1")}\r\n`;
+    } else {
+      await send(conn, answer);
+      await conn.writeAll(value);
+      answer = "\r\n";
+    }
   }
   return `${answer}END`;
 }
@@ -332,7 +339,7 @@ async function store({ conn, cache, command, args }: Request): Promise<string> {
   if (command === "cas" && BigInt(cache.unique[item]) !== unique) return "EXISTS";
   if (["replace", "append", "prepend"].includes(command) && item === 0) return "NOT_STORED";
   if (command === "append" || command === "prepend") {
-    const old = cache.value(item);
+    const old = cache.value(item).toString("latin1");
     [flags, expires] = [cache.flags[item], cache.expires[item]];
     if (tooLarge(key, flags, old.length + length)) return "NOT_STORED";
     value = command === "append" ? old + value : value + old;
@@ -346,7 +353,7 @@ function calculate({ cache, command, args: [key, text] }: Request): string {
   const delta = unsigned(text, "invalid numeric delta argument");
   const item = cache.find(key);
   if (item === 0) return "NOT_FOUND";
-  const value = cache.value(item);
+  const value = cache.value(item).toString("latin1");
   const number = unsigned(value, "cannot increment or decrement non-numeric value");
   const sum = command === "incr" ? BigInt.asUintN(64, number + delta) : number - delta;
   const result = `${sum > 0n ? sum : 0n}`;

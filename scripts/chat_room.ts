@@ -6,6 +6,7 @@
  *     deno run --allow-net scripts/chat_room.ts
  *     deno run --allow-net scripts/chat_client.ts --port 5002
  *     nc 127.0.0.1 5002
+ *     nats-server -a 127.0.0.1
  *     deno run --allow-net scripts/chat_room.ts --port 5003 --nats 127.0.0.1:4222
  *
  * Mirrors "Server Architecture" and "Message Queues" of tutorial 002, which names the book's
@@ -32,7 +33,7 @@ const PORT = 5002;
 const COMMANDS = "/nick NAME, /who, /quit";
 const NAME = /^[\w-]{1,20}$/; // ASCII: letters of other alphabets look the same and are not
 const MAX_LINE = 1000; // octets
-const MAX_WAITING = 256 * 1024; // octets: a line of each of 60 people at once, all escapes
+const MAX_WAITING = 256 * 1024; // octets that somebody may be behind: some 250 of the longest lines
 const PACE = 200; // milliseconds from one line of a person to the next
 const [BEAT, SILENCE] = [1000, 5000]; // milliseconds between a room's lists, and until it is gone
 const [MAX_ROOMS, MAX_PEOPLE] = [1000, 10_000]; // others that are known, and in each
@@ -72,7 +73,7 @@ class Person {
 /** A room, and the people in it. */
 export class Room {
   readonly people: Set<Person> = new Set();
-  /** Other rooms: who is there, and what they are told of what happens here. */
+  /** Other rooms, if `link()` has set it: who is there, and what they are told of what happens here. */
   others?: { names(): string[]; changed(): void; said(by: number, text: string): void };
   #entered = 0;
   #guests = 0;
@@ -132,7 +133,9 @@ export class Room {
     for (const person of this.people) if (person !== from) person.tell(line, octets);
   }
 
+  /** Gives somebody another name. */
   rename(person: Person, name: string): void {
+    if (name === person.name) return;
     this.tell(`* ${person.name} is now ${name}`);
     person.name = name;
     this.others?.changed();
@@ -166,7 +169,8 @@ export class Room {
  * silent for 5 s, as it was killed, has nobody in it. If two people take a name at the same time,
  * or while their rooms are out of reach, the one in the room with the greater id loses it.
  * `{ room, said: [1, "hello"] }` is said by one of those people. While NATS is out of reach nothing
- * is published: what is said then stays in the room.
+ * is published: what is said then stays in the room. Whoever may publish there can speak for anybody:
+ * NATS has accounts for that.
  */
 export async function link(room: Room, server: string, name: string): Promise<AsyncDisposable> {
   const { connect } = await import("@nats-io/transport-node");
@@ -177,7 +181,7 @@ export async function link(room: Room, server: string, name: string): Promise<As
     pingInterval: 2000, // after two without an answer the server hangs
     reconnectTimeWait: 500,
     maxReconnectAttempts: -1,
-    ignoreAuthErrorAbort: true, // which would end the attempts
+    ignoreAuthErrorAbort: true, // else a refused login would end the attempts
   }).catch((error) => Promise.reject(named(server, error)));
   const id = crypto.randomUUID();
   const others = new Map<string, { people: Map<number, string>; heard: number }>();
@@ -204,18 +208,23 @@ export async function link(room: Room, server: string, name: string): Promise<As
     }
     const theirs = new Set(Array.from(people.values(), fold));
     for (const person of room.people) {
-      if (id > from && theirs.has(fold(person.name))) room.rename(person, room.guestName());
+      // Only one of both rooms does it: that with the greater id.
+      if (id < from || !theirs.has(fold(person.name))) continue;
+      room.rename(person, room.guestName());
+      person.tell(`* you are ${person.name} now, in another room is one of your name`);
     }
   }
 
   /** Takes what anybody may have published: nothing of it is sure. */
   function hear(news: unknown): void {
-    const { room: from, people, said } = Object(news);
+    const { room: from, people, said } = Object(news); // it may be null
     const known = others.get(from);
     if (isPair(said) && said[1].length <= MAX_LINE) {
       const name = known?.people.get(said[0]);
       if (name) room.tell(`${name}: ${printable(said[1])}`);
-    } else if (isList(people) && (known || others.size < MAX_ROOMS && from?.length === id.length)) {
+    } else if (
+      isList(people) && (known || (others.size < MAX_ROOMS && from?.length === id.length))
+    ) {
       update(from, new Map(people));
       if (!known) tellPeople(); // it has just started, and knows nobody
     }
@@ -253,7 +262,8 @@ export async function link(room: Room, server: string, name: string): Promise<As
   })();
 
   room.others = {
-    names: () => reachable ? [...others.values()].flatMap((room) => [...room.people.values()]) : [],
+    names: () =>
+      reachable ? [...others.values()].flatMap(({ people }) => [...people.values()]) : [],
     changed: tellPeople,
     said: (by, text) => publish({ said: [by, text] }),
   };

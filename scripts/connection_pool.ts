@@ -50,7 +50,7 @@ export class ConnectionPool implements AsyncDisposable {
   opened = 0;
   readonly #idle: { conn: FramedConn; timer: ReturnType<typeof setTimeout> }[] = [];
   readonly #waiting: PromiseWithResolvers<void>[] = [];
-  #lent = 0; // connections lent or being opened: with the idle ones never more than `size`
+  #lent = 0; // at most `size`; a place that is handed on to who waits stays counted
   #closed?: PromiseWithResolvers<void>;
 
   /** It opens none until one is needed. */
@@ -133,20 +133,22 @@ export class ConnectionPool implements AsyncDisposable {
 
   async #putBack(conn: FramedConn): Promise<void> {
     // On an idle connection nothing is due: whatever comes, an end, a reset or octets, it is spoilt.
+    // The read that tells stays under way when the connection is lent again. It then ends with the
+    // first octets of the next answer, and finds nothing idle to discard.
     let spoilt = false;
     const spoil = () => {
       spoilt = true;
       this.#discard(conn);
     };
     conn.readable().then(spoil, spoil);
-    await null; // what the conversation left in the buffer, or that it closed, shows by now
+    await null; // octets that the conversation left unread have spoilt it by now
     if (spoilt) return conn.close();
     if (this.#closed) return await leave(conn);
     const timer = setTimeout(() => this.#discard(conn), this.options.idleTimeout);
     this.#idle.push({ conn, timer });
   }
 
-  /** Closes the connection if it is idle. The read of a former time may end when it is lent. */
+  /** Closes the connection if it is idle, and not lent. */
   #discard(conn: FramedConn): void {
     const index = this.#idle.findIndex((idle) => idle.conn === conn);
     if (index < 0) return;
@@ -217,10 +219,12 @@ if (import.meta.main) {
         Math.round(1000 * flags.requests / ms).toString().padStart(10),
         opened.toString().padStart(11),
       ].join("  "));
-    const alone = await measure(flags.requests, flags.size, async (number) => {
+    const askAlone = async (number: number) => {
       using conn = new FramedConn(await connect(flags), flags);
       await ask(conn, number);
-    });
+    };
+    await measure(Math.min(100, flags.requests), flags.size, askAlone); // to warm up both programs
+    const alone = await measure(flags.requests, flags.size, askAlone);
     await using pool = new ConnectionPool(flags, { size: flags.size, idleTimeout: 60_000 });
     const pooled = await measure(
       flags.requests,

@@ -3,11 +3,13 @@
  * A TCP load balancer: passes connections on to several servers, in turn or to the one with the
  * fewest, around those that are down.
  *
+ *     deno run --allow-net scripts/zen_server.ts --port 1061
+ *     deno run --allow-net scripts/zen_server.ts --port 1062
  *     deno run --allow-net scripts/load_balancer.ts --backend 127.0.0.1:1061 --backend 127.0.0.1:1062
- *     nc 127.0.0.1 8090
+ *     deno run --allow-net scripts/zen_client.ts --port 8090
  *
  * It knows no protocol: octets go both ways as they come, and so does the end of each direction. A
- * reset is passed on as an end, as Deno has no other to give. `kill -USR2` prints how the backends
+ * reset is passed on as an end, as Deno has no other to give. `pkill -USR2 -f load_balancer` prints how the backends
  * do, `--status PORT` shows it on a page. (`-USR1` prints it, too, but makes Deno start its debugger.)
  *
  * A client hears nothing of a backend that refuses, nor of one that resets the connection without
@@ -286,6 +288,8 @@ if (import.meta.main) {
       Deno.addSignalListener(signal, () => log(balancer.statusLine()));
     }
     const listener = await listen(flags);
+    const own = balancer.backends.find(({ address }) => address === formatAddress(listener.addr));
+    if (own) throw new UsageError(`--backend: ${own.address} is the balancer itself`);
     const servers = [serve(listener, (client) => balancer.converse(client), options)];
     balancer.watch(options.signal); // and at the end it is not waited for
     if (flags.status !== undefined) {

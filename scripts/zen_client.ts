@@ -205,11 +205,13 @@ if (import.meta.main) {
     },
   }, async (flags) => {
     if (!flags.connections !== !flags.seconds) {
-      throw new UsageError("--connections and --seconds go together");
+      throw new UsageError("--connections and --seconds go together, both above 0");
     }
     if (flags.connections > 0) {
-      const result = await load(flags, flags.connections, flags.seconds * 1000, stopSignal());
+      const signal = stopSignal();
+      const result = await load(flags, flags.connections, flags.seconds * 1000, signal);
       for (const line of report(result)) console.log(line);
+      if (signal.aborted) return 130;
       return result.unanswered + result.failures.size > 0 ? 1 : 0;
     }
     using conn = new FramedConn(await connect(flags), flags);

@@ -14,7 +14,9 @@
  * - `concurrent` nearly always. A conversation waits for its client most of its time, and while it
  *   waits the thread serves others: thousands of clients, and no locks, as only one runs at a time.
  * - `workers` when answers take processor time (`--cost`), which in one thread stops everybody.
- *   Threads share nothing: what one knows, such as who is in a chat, the others do not.
+ *   Threads share nothing: what one knows, such as who is in a chat, the others do not. Each serves
+ *   `--max-connections`. A second server of this style, if somebody forgot the first, does not fail:
+ *   it shares the port, too.
  *
  * Mirrors "Server Architecture" of tutorial 002, which names the book's chapter without a listing:
  *
@@ -47,7 +49,7 @@ const APHORISMS = new Map([
 ]);
 const UNKNOWN = octets("Error: unknown aphorism.");
 
-/** What a style of serving is told. */
+/** Where and how to serve. */
 export type Options = Endpoint & ServeOptions & {
   cost: number; // milliseconds of processor time that each answer takes
 };
@@ -76,9 +78,11 @@ export async function concurrent(options: Options): Promise<void> {
 /** All clients at once, in this thread and one more for each further core. */
 export async function workers(options: Options): Promise<void> {
   if (options.unix) throw new UsageError("workers share a port, not a --unix path");
-  await Deno.stat(new URL(import.meta.url)); // fails where a worker would: without --allow-read
+  // Fails where a worker would: without --allow-read for what it loads.
+  for (const file of [import.meta.url, "../lib"]) await Deno.stat(new URL(file, import.meta.url));
   const listener = await listen({ ...options, reusePort: true });
-  // Each worker runs this file with this command line, and gets Ctrl-C by itself.
+  // A worker runs this file again, to its end: `import.meta.main` is true there, the command line
+  // the same, and Ctrl-C comes to each thread. Only `isMainThread` tells them apart.
   const threads = Array.from({ length: navigator.hardwareConcurrency - 1 }, async () => {
     const worker = new Worker(new URL(import.meta.url), { workerData: listener.addr });
     const [code] = await once(worker, "exit");
@@ -91,14 +95,17 @@ function octets(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
 
-let worked = 0;
+let worked = 0; // kept, as a loop without a result may be left out by the compiler
 
 /** Keeps the processor busy for so many turns. */
 function work(turns: number): void {
   for (let i = 0; i < turns; i++) worked = Math.imul(worked ^ i, 31);
 }
 
-/** A clock would count the time, too, in which the processor was another program's. */
+/**
+ * How many turns take a millisecond: the best of many measurements, as in others the processor was
+ * another program's for a while. For the same reason `work()` counts turns and looks at no clock.
+ */
 function turnsPerMillisecond(): number {
   const times = Array.from({ length: 100 }, () => {
     const start = performance.now();

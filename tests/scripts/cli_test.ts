@@ -54,11 +54,16 @@ async function runWith(
 /** Flags that must be given; nobody listens on port 1. */
 const GIVEN = new Map([["load_balancer", ["--backend", "127.0.0.1:1"]]]);
 
+/** A command of those that have none to listen. */
+const COMMANDS = new Map([["cache_client", "stats"]]);
+
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
 const required = ({ name, wanted }: Shape, path: string) => [
   ...GIVEN.get(name) ?? [],
   ...wanted.filter((argument) => !argument.startsWith("["))
-    .map((argument) => ({ COMMAND: "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path),
+    .map((argument) =>
+      ({ COMMAND: COMMANDS.get(name) ?? "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path
+    ),
 ];
 
 /** It ended with `code` and one line, its own and no stack trace, that says `pattern`. */
@@ -255,6 +260,7 @@ testEach("a server's certificate and key are said by name", hasTls, async (name,
 
 /** How a client is asked for one thing, over TCP, which it does not try for long. */
 const ASKED = new Map([
+  ["cache_client", ["get", "x"]],
   ["dns_client", ["--tcp", "example.test"]],
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],

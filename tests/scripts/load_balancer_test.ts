@@ -704,12 +704,20 @@ Deno.test({
     const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const port = `${taken.addr.port}`;
     const given = ["--port", "0", "--backend", ":1"];
+    const own = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const itself = `127.0.0.1:${own.addr.port}`;
+    own.close();
     for (
       const [args, code, says] of [
         [[], 2, "--backend ADDR is missing (--help tells more)"],
         [["--backend", "x"], 2, /^--backend: x is not an address .*/],
         [[...given, "--backend", ":70000"], 2, /^--backend: :70000 is not an address .*/],
         [[...given, "--status", "x"], 2, /^--status: x is not a whole number .*/],
+        [
+          ["--port", itself.slice(10), "--backend", itself],
+          2,
+          `--backend: ${itself} is the balancer itself (--help tells more)`,
+        ],
         [[...given, "--port", port], 1, `127.0.0.1:${port}: address already in use`],
         [[...given, "--status", port], 1, `127.0.0.1:${port}: address already in use`],
       ] as const

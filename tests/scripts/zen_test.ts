@@ -413,7 +413,7 @@ Deno.test({
     const { code, stdout } = await client.ended();
     const { answered, bars } = totals(stdout.trimEnd().split("\n"));
     assert(answered >= 10 && bars === answered, stdout);
-    assertEquals([code, stdout.includes("failed")], [0, false]);
+    assertEquals([code, stdout.includes("failed")], [130, false]);
 
     for (const half of [test.slice(0, 2), test.slice(2)]) {
       const { code, stderr } = await run("zen_client", ["--port", port, ...half]);
