@@ -69,6 +69,8 @@ export async function serve(
     const state = { finished: Infinity, octets: 0, since: performance.now() };
     active.set(conn, state);
     try {
+      // Else a second answer waits until the peer acknowledges the first, up to 40 ms.
+      (conn.conn as Partial<Deno.TcpConn>).setNoDelay?.();
       await handler(conn);
     } catch (error) {
       if (active.has(conn)) log(`${conn.peer}: ${reason(error)}`); // else it was cut off, and told
@@ -113,8 +115,6 @@ export async function serve(
         log(`${formatAddress(conn.remoteAddr)}: refused, not in --allow-from`);
         conn.close();
       } else {
-        // Else a second answer waits until the peer acknowledges the first, up to 40 ms.
-        (conn as Partial<Deno.TcpConn>).setNoDelay?.();
         converse(new FramedConn(conn, options));
       }
     } catch (error) {
