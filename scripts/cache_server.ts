@@ -7,12 +7,13 @@
  *     deno run --allow-net scripts/cache_client.ts --expire 60 set greeting hello
  *
  * When `--memory` is full, what was used longest ago goes, so a program must be able to do without
- * any item. There is no password: whoever reaches the port reads and deletes everything.
+ * any item. An item takes 301 octets of it at least. What clients have sent half of comes on top, and
+ * so do the 50 MB of Deno. There is no password: whoever reaches the port reads and deletes all.
  *
- * It answers octet for octet what memcached 1.6.18 answers, oddities included. It has none of the
- * later commands (`mg` and the like) and no argument of `stats`; `flush_all` with a delay is on
- * time, and not a second early; and a line that is too long ends the connection however it comes,
- * there only if it comes in pieces.
+ * Its commands answer octet for octet what memcached 1.6.18 answers, oddities included. It has no
+ * others, and says so by the version that it tells; `stats` has only what is in every tool's list.
+ * `flush_all` with a delay is on time, and not a second early. A line of more than 256 KiB, or of
+ * 2048 octets if it is no `get`, ends the connection.
  *
  * Mirrors the caching that tutorial 000 names, and the chapter "Caches" of the book of tutorial
  * 002, both without a listing. In Python it would be:
@@ -21,7 +22,7 @@
  * | --- | --- |
  * | `asyncio.start_server(converse)` | `listen()`, `serve()` |
  * | `await reader.readline()` | `conn.readLineOctets()`: `conn.read()` until there is an LF |
- * | `await reader.readexactly(n)` | `read(conn, n)`: `conn.read()` until there are `n` octets |
+ * | `await reader.readexactly(n)` | `conn.readExactly(n)`: `conn.read()` until there are `n` octets |
  * | `data.decode("latin-1")` | `buffer.toString("latin1")` |
  * | `writer.write(data)`, `await writer.drain()` | `conn.writeAll()`: `conn.write()` until all is sent |
  * | `bytearray(n)`, `array("i", [0] * n)` | `Buffer.alloc(n)`, `new Int32Array(n)` |
@@ -43,14 +44,16 @@ const MAX_LINE = 2048;
 const MAX_GET_LINE = 256 * 1024; // one may ask for many keys
 const MAX_PIECE = 65536; // of what is sent or thrown away
 const CHUNK = 256;
-const CHUNK_OVERHEAD = 45; // in the other arrays
+const CHUNK_OVERHEAD = 45; // 30 in the other arrays, and something for the map
 const MONTH = 30 * 24 * 60 * 60; // seconds
 const BAD_LINE = "bad command line format";
 const BAD_TIME = "invalid exptime argument";
 
 /**
  * Items in a fixed amount of memory; when it is full, those used longest ago go. An item is the
- * number of its first chunk; 0 is none. In a string here each character is an octet (Latin-1).
+ * number of its first chunk, from 1 on. Its other chunks follow in a list, `#next`, whose last is
+ * any; the list from 0 on is of the chunks that are free. The characters of a key are octets
+ * (Latin-1), as strings can be looked up in a Map and octets cannot.
  *
  * The values are in one large array, as in memcached: each in an object of its own, V8 let 100 MB of
  * dead ones gather before it looked for them.
@@ -119,15 +122,16 @@ export class Cache {
   }
 
   /** Stores a value under a key, in place of what is there. */
-  store(key: string, value: string, flags: number, expires: number): void {
+  store(key: string, value: Uint8Array, flags: number, expires: number): void {
     this.delete(key);
-    const chunks = Math.ceil((key.length + value.length) / CHUNK); // the key is in the map, as large
+    // The key, which is in the map, takes as much as if it were in the chunks, too.
+    const chunks = Math.ceil((key.length + value.length) / CHUNK);
     if (this.#free < chunks) this.#evict(chunks + Math.floor(this.#next.length / 128));
     const item = this.#next[0];
     let last = 0;
     for (let i = 0; i < chunks; i++) {
       last = this.#next[last];
-      this.#octets.write(value.slice(i * CHUNK, (i + 1) * CHUNK), last * CHUNK, "latin1");
+      this.#octets.set(value.subarray(i * CHUNK, (i + 1) * CHUNK), last * CHUNK);
     }
     this.#next[0] = this.#next[last];
     this.#free -= chunks;
@@ -159,8 +163,8 @@ export class Cache {
   }
 
   /**
-   * Many at once, as a Map's iterator passes over the places of all that are gone. Kept for the next
-   * time, one would keep every table that the Map has had since, and those of a busy cache are many.
+   * Makes room for so many chunks: more than are needed now, as a new iterator first passes over the
+   * places of all keys that are gone, and an old one would keep all tables that the Map has had.
    */
   #evict(chunks: number): void {
     for (const key of this.#items.keys()) {
@@ -180,17 +184,6 @@ export class Cache {
 
 function latin1(octets: Uint8Array<ArrayBuffer>): string {
   return Buffer.from(octets.buffer, octets.byteOffset, octets.length).toString("latin1");
-}
-
-/** The next `n` octets. */
-async function read(conn: FramedConn, n: number): Promise<string> {
-  let octets = "";
-  while (octets.length < n) {
-    const piece = await conn.readSome(n - octets.length);
-    if (!piece) throw new Deno.errors.UnexpectedEof("connection ended in the middle of a request");
-    octets += latin1(piece);
-  }
-  return octets;
 }
 
 async function send(conn: FramedConn, octets: string): Promise<void> {
@@ -228,6 +221,8 @@ export async function converse(conn: FramedConn, cache: Cache): Promise<void> {
         throw new LimitError(`line of more than ${MAX_LINE} bytes`);
       }
       if (command === "quit") break;
+      // A Web page can make a browser send lines to any port, after one of these.
+      if (/^(GET|POST)$/.test(command) && args[0]?.startsWith("/")) break;
       const [least, most] = ARGUMENTS.get(command) ?? [Infinity, 0];
       const valid = args.length >= least && args.length <= most;
       const quiet = valid && most < Infinity && args.at(-1) === "noreply";
@@ -325,12 +320,12 @@ async function store({ conn, cache, command, args }: Request): Promise<string> {
   if (tooLarge(key, flags, length)) {
     if (command === "set") cache.delete(key); // what it has is no longer true
     for (let left = length + 2; left > 0; left -= MAX_PIECE) {
-      await read(conn, Math.min(left, MAX_PIECE));
+      await conn.readExactly(Math.min(left, MAX_PIECE));
     }
     return "SERVER_ERROR object too large for cache";
   }
-  let value = await read(conn, length);
-  if (await read(conn, 2) !== "\r\n") throw new ClientError("bad data chunk");
+  let value: Uint8Array = await conn.readExactly(length);
+  if (latin1(await conn.readExactly(2)) !== "\r\n") throw new ClientError("bad data chunk");
 
   cache.counts.sets++;
   const item = cache.find(key);
@@ -339,10 +334,10 @@ async function store({ conn, cache, command, args }: Request): Promise<string> {
   if (command === "cas" && BigInt(cache.unique[item]) !== unique) return "EXISTS";
   if (["replace", "append", "prepend"].includes(command) && item === 0) return "NOT_STORED";
   if (command === "append" || command === "prepend") {
-    const old = cache.value(item).toString("latin1");
+    const old = cache.value(item);
     [flags, expires] = [cache.flags[item], cache.expires[item]];
     if (tooLarge(key, flags, old.length + length)) return "NOT_STORED";
-    value = command === "append" ? old + value : value + old;
+    value = Buffer.concat(command === "append" ? [old, value] : [value, old]);
   }
   cache.store(key, value, flags, expires);
   return "STORED";
@@ -358,7 +353,8 @@ function calculate({ cache, command, args: [key, text] }: Request): string {
   const sum = command === "incr" ? BigInt.asUintN(64, number + delta) : number - delta;
   const result = `${sum > 0n ? sum : 0n}`;
   // Memcached writes it over the old one, and blanks over the rest of that.
-  cache.store(key, result.padEnd(value.length), cache.flags[item], cache.expires[item]);
+  const padded = Buffer.from(result.padEnd(value.length));
+  cache.store(key, padded, cache.flags[item], cache.expires[item]);
   return result;
 }
 

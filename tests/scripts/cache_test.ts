@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { LimitError } from "../../lib/framing.ts";
 import { Cache, converse } from "../../scripts/cache_server.ts";
 import { mayRun, Program, run, scriptPath, start } from "../helpers.ts";
-import { random, receiving } from "../lib/wire.ts";
+import { octets, random, receiving } from "../lib/wire.ts";
 import { dial, eventually, hear } from "../peers/peers.ts";
 
 const MB = 1024 * 1024;
@@ -226,20 +226,20 @@ Deno.test("Cache: what was used longest ago goes, and no more than must", () => 
   const [item, room] = [301, 10];
   const cache = new Cache(room * item);
   const has = (key: string) => cache.find(key) > 0;
-  for (let i = 0; i < room; i++) cache.store(`${i}`, `value ${i}`, i, Infinity);
+  for (let i = 0; i < room; i++) cache.store(`${i}`, octets(`value ${i}`), i, Infinity);
   assertEquals([cache.used, cache.counts.evicted], [room * item, 0]);
   assert(has("0"));
-  cache.store("1", "changed", 0, Infinity); // both were used after 2
-  cache.store("x", "", 0, Infinity);
+  cache.store("1", octets("changed"), 0, Infinity); // both were used after 2
+  cache.store("x", octets(""), 0, Infinity);
   assertEquals([has("2"), cache.counts.evicted], [false, 1]);
-  cache.store("y", "y".repeat(256 * 2), 0, Infinity); // of three chunks, with its key
+  cache.store("y", octets("y".repeat(256 * 2)), 0, Infinity); // of three chunks, with its key
   assertEquals([has("3"), has("4"), has("5"), cache.counts.evicted], [false, false, false, 4]);
   for (const key of ["6", "7", "8", "9", "0", "1", "x", "y"]) assert(has(key), key);
   const value = (key: string) => cache.value(cache.find(key)).toString("latin1");
   assertEquals(value("y"), "y".repeat(512));
   assertEquals(value("1"), "changed");
   assertEquals(cache.flags[cache.find("9")], 9);
-  cache.store("z", "z".repeat(256 * room - 1), 0, Infinity);
+  cache.store("z", octets("z".repeat(256 * room - 1)), 0, Infinity);
   assertEquals([has("z"), has("y"), cache.used], [true, false, room * item]);
   cache.flush(0);
   assertEquals([has("z"), cache.used], [false, 0]);
@@ -268,7 +268,7 @@ Deno.test("Cache does as a list in the order of use would, over 30,000 random us
       list.pop();
     } else if (what < 4) {
       const fresh = { key, value: `${i}`.repeat(chance(4) ? chance(40) : chance(1000)), flags: i };
-      cache.store(key, fresh.value, i, Infinity);
+      cache.store(key, octets(fresh.value), i, Infinity);
       list = [...list.filter((item) => item !== known), fresh];
       const used = () => list.reduce((sum, item) => sum + size(item), 0);
       while (used() > chunks) list.shift();
@@ -295,8 +295,8 @@ Deno.test({
       import { Cache } from "file://${script}";
       const cache = new Cache(20_000 * 301);
       const keys = Array.from({ length: 20_000 }, (_, i) => \`key-\${i}\`);
-      for (const key of keys) cache.store(key, "x", 0, Infinity);
-      cache.store("one more", "x", 0, Infinity); // so that one has to go
+      for (const key of keys) cache.store(key, new Uint8Array(1), 0, Infinity);
+      cache.store("one more", new Uint8Array(1), 0, Infinity); // so that one has to go
       const use = (rounds) => {
         for (let i = 0; i < rounds; i++) for (const key of keys) cache.find(key);
         return Deno.memoryUsage().rss / 2 ** 20;
