@@ -6,15 +6,12 @@
  *     deno run --allow-net scripts/cache_server.ts
  *     deno run --allow-net --allow-run scripts/cache_client.ts --expire 60 cached -- sleep 2
  *
- * The second time, `cached` takes no two seconds: that is what a cache is for. It keeps what a
- * program prints, under a hash of the command line and of nothing else: neither of the folder nor
- * of the environment. A cache is an aid and no need: if none answers, the program is run.
- *
- * `ring` shows what moves when one of several servers leaves: by `hash % n` most keys, as if the
- * whole cache were empty all at once; on a ring only those that it had.
+ * The second time, `cached` takes no two seconds: it keeps what a program prints under a hash of the
+ * command line (not of the folder, nor of the environment). If no cache answers, the program is run.
+ * `ring` shows which keys move when one of several servers leaves.
  *
  * Mirrors the caching that tutorial 000 names, and the chapter "Caches" of the book of tutorial
- * 002, both without a listing. In Python it would be:
+ * 002, both without a listing; `pymemcache` is the usual client in Python.
  *
  * | Python | Deno |
  * | --- | --- |
@@ -22,13 +19,12 @@
  * | `client.get_many(keys)`, `client.incr(key, n)` | `cache.get(keys)`, `cache.arithmetic("incr", key, n)` |
  * | `pymemcache.HashClient(servers)` | `new Ring(servers)` |
  * | `hashlib.md5(b).digest()`, `struct.unpack("<4I", digest)` | `hash("md5", b, "buffer")`, `readUInt32LE()` |
- * | `bisect.bisect_left(points, point) % len(points)` | the loop in `ring.serverOf()` |
+ * | `bisect.bisect_left(points, point) % len(points)` | `points.find(([at]) => at >= point) ?? points[0]` |
  * | `functools.lru_cache`, of one process | `cached`, of all that reach the server |
  * | `subprocess.run(argv, stdout=PIPE)` | `new Deno.Command(program, { args }).spawn()` |
  *
  * @module
  */
-import { concat } from "@std/bytes/concat";
 import { Buffer } from "node:buffer";
 import { hash } from "node:crypto";
 import {
@@ -44,6 +40,7 @@ import {
 import { clientFlags, flag, main, number, parse } from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, printable } from "../lib/framing.ts";
 
+const NAME = "cache_client";
 const PORT = 19211; // memcached's own is 11211
 const MAX_KEY = 250; // octets, as are the next two
 const MAX_VALUE = 1024 * 1024;
@@ -52,8 +49,6 @@ const MAX_STATS = 1000; // lines
 const MONTH = 30 * 24 * 60 * 60; // seconds; what is more, memcached takes for a Unix time
 const DIGESTS = 40; // for each server, with four points on the ring in each
 const CRLF = Buffer.from("\r\n");
-
-type Octets = Uint8Array<ArrayBuffer>;
 
 /** Throws a {@linkcode UsageError} if that is no key: with a line end in it, it would be a command. */
 export function checkKey(key: string): void {
@@ -72,9 +67,10 @@ export class CacheConnection {
   constructor(readonly conn: FramedConn) {}
 
   /** The values of those keys that are there. */
-  async get(keys: string[]): Promise<Map<string, Octets>> {
+  async get(keys: string[]): Promise<Map<string, Uint8Array>> {
     keys.forEach(checkKey);
-    const [due, values] = [new Set(keys), new Map<string, Octets>()];
+    const due = new Set(keys);
+    const values = new Map<string, Uint8Array>();
     await this.conn.writeLine(["get", ...due].join(" "));
     for (let line; (line = await this.#readLine()) !== "END";) {
       const [, key, length] = /^VALUE (\S+) \d{1,10} (\d{1,10})$/.exec(line) ?? unexpected(line);
@@ -89,22 +85,23 @@ export class CacheConnection {
 
   /** Stores a value for `expire` seconds, 30 days at most; 0 is for ever. */
   async set(key: string, value: Uint8Array, expire = 0): Promise<void> {
-    await this.#ask("set", key, ` 0 ${expire} ${value.length}`, /^STORED$/, [value, CRLF]);
+    await this.#ask(key, `set ${key} 0 ${expire} ${value.length}`, /^STORED$/, [value, CRLF]);
   }
 
   /** Deletes a value; false if there is none. */
   async delete(key: string): Promise<boolean> {
-    return await this.#ask("delete", key, "", /^(DELETED|NOT_FOUND)$/) === "DELETED";
+    return await this.#ask(key, `delete ${key}`, /^(DELETED|NOT_FOUND)$/) === "DELETED";
   }
 
   /** Has a value expire in so many seconds from now, 0 is never; false if there is none. */
   async touch(key: string, expire: number): Promise<boolean> {
-    return await this.#ask("touch", key, ` ${expire}`, /^(TOUCHED|NOT_FOUND)$/) === "TOUCHED";
+    const answer = await this.#ask(key, `touch ${key} ${expire}`, /^(TOUCHED|NOT_FOUND)$/);
+    return answer === "TOUCHED";
   }
 
   /** Adds to a number modulo 2^64, or takes from it down to 0; returns it, null if there is none. */
   async arithmetic(verb: "incr" | "decr", key: string, by: number): Promise<bigint | null> {
-    const answer = await this.#ask(verb, key, ` ${by}`, /^(\d{1,20}|NOT_FOUND)$/);
+    const answer = await this.#ask(key, `${verb} ${key} ${by}`, /^(\d{1,20}|NOT_FOUND)$/);
     return answer === "NOT_FOUND" ? null : BigInt(answer);
   }
 
@@ -127,17 +124,11 @@ export class CacheConnection {
     if (line !== "OK") unexpected(line);
   }
 
-  async #ask(
-    verb: string,
-    key: string,
-    args: string,
-    answers: RegExp,
-    data: Uint8Array[] = [],
-  ): Promise<string> {
+  async #ask(key: string, line: string, answers: RegExp, data: Uint8Array[] = []): Promise<string> {
     checkKey(key);
-    await this.conn.writeAll(concat([Buffer.from(`${verb} ${key}${args}\r\n`), ...data]));
-    const line = await this.#readLine();
-    return answers.test(line) ? line : unexpected(line);
+    await this.conn.writeAll(Buffer.concat([Buffer.from(line), CRLF, ...data]));
+    const answer = await this.#readLine();
+    return answers.test(answer) ? answer : unexpected(answer);
   }
 
   async #readLine(): Promise<string> {
@@ -152,13 +143,10 @@ function unexpected(line: string): never {
   throw new Error(`not an answer of memcached: ${printable(line.slice(0, 80))}`);
 }
 
-function md5(text: string): Buffer {
-  return hash("md5", text, "buffer");
-}
-
-/** Where a key is among 2^32 points. */
+/** Where a key is among 2^32 points; throws a {@linkcode UsageError} if it is none. */
 function pointOf(key: string): number {
-  return md5(key).readUInt32LE(0);
+  checkKey(key);
+  return hash("md5", key, "buffer").readUInt32LE(0);
 }
 
 /**
@@ -167,27 +155,25 @@ function pointOf(key: string): number {
  * a server its points go, and its keys to the next ones; all others stay where they are.
  */
 export class Ring {
-  readonly #points: [point: number, server: string][];
+  readonly #points: [point: number, server: string][] = []; // in order
 
   /** Of one server at least, by unique names. Their order does not matter. */
-  constructor(servers: string[]) {
-    this.#points = servers.flatMap((server) =>
-      Array.from({ length: DIGESTS }, (_, i) => md5(`${server}-${i}`)).flatMap((digest) =>
-        [0, 4, 8, 12].map((at): [number, string] => [digest.readUInt32LE(at), server])
-      )
-    ).sort(([a, one], [b, other]) => a - b || (one < other ? -1 : 1));
+  constructor(readonly servers: string[]) {
+    for (const server of servers) {
+      for (let i = 0; i < DIGESTS; i++) {
+        const digest = hash("md5", `${server}-${i}`, "buffer");
+        for (const at of [0, 4, 8, 12]) this.#points.push([digest.readUInt32LE(at), server]);
+      }
+    }
+    this.#points.sort(([a, one], [b, other]) => a - b || (one < other ? -1 : 1));
   }
 
-  /** The server that the key is at. */
+  /** The server that the key is at. Throws a {@linkcode UsageError} for what is no key. */
   serverOf(key: string): string {
     const point = pointOf(key);
-    let [low, high] = [0, this.#points.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.#points[middle][0] < point) low = middle + 1;
-      else high = middle;
-    }
-    return this.#points[low % this.#points.length][1];
+    // With hundreds of servers a binary search would pay, as bisect is one.
+    const [, server] = this.#points.find(([at]) => at >= point) ?? this.#points[0];
+    return server;
   }
 }
 
@@ -196,43 +182,61 @@ export function departures(
   servers: string[],
   keys: string[],
 ): { server: string; has: number; ring: number; modulo: number }[] {
-  const byModulo = (servers: string[], key: string) => servers[pointOf(key) % servers.length];
-  const ring = new Ring(servers);
+  const full = new Ring(servers);
   return servers.map((server) => {
     const others = servers.filter((other) => other !== server);
     const smaller = new Ring(others);
-    const count = (so: (key: string) => boolean) => keys.filter(so).length;
-    return {
-      server,
-      has: count((key) => ring.serverOf(key) === server),
-      ring: count((key) => ring.serverOf(key) !== smaller.serverOf(key)),
-      modulo: count((key) => byModulo(servers, key) !== byModulo(others, key)),
-    };
+    let [has, ring, modulo] = [0, 0, 0];
+    for (const key of keys) {
+      const [place, point] = [full.serverOf(key), pointOf(key)];
+      if (place === server) has++;
+      if (place !== smaller.serverOf(key)) ring++;
+      if (servers[point % servers.length] !== others[point % others.length]) modulo++;
+    }
+    return { server, has, ring, modulo };
   });
 }
 
-/** Does something at a server, over a connection of its own; errors are named after the server. */
-async function at<T>(
-  address: string,
-  options: Pick<Endpoint, "tls" | "ca"> & FramedConnOptions,
-  action: (cache: CacheConnection) => Promise<T>,
-): Promise<T> {
+/** What is asked of a server over one connection. */
+type Question<T> = (cache: CacheConnection, address: string) => Promise<T>;
+
+type Options = Endpoint & FramedConnOptions & { expire: number };
+
+/** Asks a server, over a connection of its own; errors are named after the server. */
+async function ask<T>(address: string, options: Options, question: Question<T>): Promise<T> {
   const server = parseAddress(address);
   const place = "path" in server
-    ? { host: "", port: 0, unix: server.path }
-    : { host: server.hostname, port: server.port, unix: undefined };
+    ? { unix: server.path }
+    : { host: server.hostname, port: server.port };
   using conn = new FramedConn(await connect({ ...options, ...place }), options);
-  const result = await action(new CacheConnection(conn)).catch((error) => {
+  const answer = await question(new CacheConnection(conn), address).catch((error) => {
     throw named(conn.peer, error);
   });
   await conn.conn.closeWrite().catch(() => {}); // over TLS a mere close does not say that it ends
-  return result;
+  return answer;
+}
+
+/** Asks servers at once; returns the worst exit code. If one of several fails, that is said. */
+async function askEach(servers: string[], options: Options, question: Question<number>) {
+  const codes = servers.map((server) =>
+    ask(server, options, question).catch((error) => {
+      if (servers.length === 1) throw error;
+      return say(reasonOf(error), 1);
+    })
+  );
+  return Math.max(...await Promise.all(codes));
 }
 
 /** What is no server's fault is thrown on; of anything else it returns the reason. */
 function reasonOf(error: unknown): string {
   if (error instanceof UsageError || error instanceof Deno.errors.NotCapable) throw error;
   return reason(error);
+}
+
+/** Says something on stderr; returns the exit code that goes with it. */
+function say(line: string, code: number): number {
+  console.error(`${NAME}: ${printable(line)}`);
+  return code;
 }
 
 const decoder = new TextDecoder();
@@ -250,29 +254,71 @@ async function print(octets: Uint8Array): Promise<void> {
   }
 }
 
+/** Runs a command with its arguments; returns the exit code. */
+type Run = (ring: Ring, args: string[], options: Options) => Promise<number>;
+
+async function get(ring: Ring, keys: string[], options: Options): Promise<number> {
+  const shares = Map.groupBy(keys, (key) => ring.serverOf(key));
+  const answers = new Map<string, Uint8Array | undefined>();
+  let code = await askEach([...shares.keys()], options, async (cache, server) => {
+    const share = shares.get(server) ?? [];
+    const found = await cache.get(share);
+    for (const key of share) answers.set(key, found.get(key));
+    return 0;
+  });
+  // What a server that failed has is not known to be missing.
+  for (const key of keys.filter((key) => answers.has(key))) {
+    const value = answers.get(key);
+    if (!value) code = say(`${key}: not found`, 1);
+    else if (keys.length === 1) await print(value);
+    else console.log(printable(new TextDecoder().decode(value)));
+  }
+  return code;
+}
+
 /**
- * Prints what a program prints, from the cache or by running it; returns its exit code and what
- * there is to say of it. `ask` does something at the server of a key.
+ * A command that asks the server of its one key, or all if it has none, and prints the answers: a
+ * number, or what was counted; false and null say that the key is not there.
  */
-async function cached(
-  [program, ...args]: string[],
-  expire: number,
-  ask: <T>(key: string, action: (cache: CacheConnection) => Promise<T>) => Promise<T>,
-): Promise<[code: number, what: string]> {
+function asks(
+  question: (cache: CacheConnection, args: string[], ttl: number) => Promise<unknown>,
+): Run {
+  return async (ring, args, options) => {
+    const [key] = args;
+    const servers = args.length > 0 ? [ring.serverOf(key)] : ring.servers;
+    return await askEach(servers, options, async (cache, server) => {
+      const answer = await question(cache, args, options.expire);
+      if (answer === false || answer === null) return say(`${key}: not found`, 1);
+      if (typeof answer === "bigint") console.log(`${answer}`);
+      const start = servers.length > 1 ? `${server} ` : "";
+      const counts = answer instanceof Map ? answer : [];
+      for (const [name, value] of counts) console.log(printable(`${start}${name} ${value}`));
+      return 0;
+    });
+  };
+}
+
+/** Prints what a program prints, from the cache or by running it; the exit code is the program's. */
+async function cached(ring: Ring, argv: string[], options: Options): Promise<number> {
+  const began = performance.now();
+  const end = (what: string, code: number) =>
+    say(`${what}, ${Math.round(performance.now() - began)} ms`, code);
+  const [program, ...args] = argv;
   if ((await Deno.permissions.request({ name: "run", command: program })).state !== "granted") {
     throw new Deno.errors.NotCapable(`Requires run access to "${program}", run with --allow-run`);
   }
-  const key = hash("sha256", JSON.stringify([program, ...args]));
-  const found = await ask(key, (cache) => cache.get([key])).catch(reasonOf);
+  const key = hash("sha256", JSON.stringify(argv));
+  const server = ring.serverOf(key);
+  const found = await ask(server, options, (cache) => cache.get([key])).catch(reasonOf);
   const value = typeof found === "string" ? undefined : found.get(key);
   if (value) {
     await print(value);
-    return [0, "hit"];
+    return end("hit", 0);
   }
 
   // Without input, as what the program reads would not be in the key.
   const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped" }).spawn();
-  const pieces: Octets[] = [];
+  const pieces: Uint8Array[] = [];
   let size = 0;
   for await (const piece of child.stdout) {
     await print(piece);
@@ -280,33 +326,47 @@ async function cached(
     if (size <= MAX_VALUE) pieces.push(piece);
   }
   const { code } = await child.status;
-  if (typeof found === "string") return [code, `no cache (${found})`];
-  if (code !== 0) return [code, `miss, not kept (exit code ${code})`];
-  if (size > MAX_VALUE) return [code, `miss, not kept (more than ${MAX_VALUE} bytes)`];
-  const failure = await ask(key, (cache) => cache.set(key, concat(pieces), expire)).catch(reasonOf);
-  return [code, failure ? `miss, not kept (${failure})` : "miss"];
+  if (typeof found === "string") return end(`no cache (${found})`, code);
+  if (code !== 0) return end(`miss, not kept (exit code ${code})`, code);
+  if (size > MAX_VALUE) return end(`miss, not kept (more than ${MAX_VALUE} bytes)`, code);
+  const keep = (cache: CacheConnection) => cache.set(key, Buffer.concat(pieces), options.expire);
+  const failure = await ask(server, options, keep).catch(reasonOf);
+  return end(failure ? `miss, not kept (${failure})` : "miss", code);
 }
 
+function showRing({ servers }: Ring, args: string[]): Promise<number> {
+  if (servers.length < 2) throw new UsageError("ring needs --server at least twice");
+  const keys = args.length > 0 ? args : Array.from({ length: 1000 }, (_, i) => `key-${i}`);
+  for (const { server, has, ring, modulo } of departures(servers, keys)) {
+    const moved = `if it leaves, ${ring} move, by hash % n ${modulo}`;
+    console.log(`${server} has ${has} of ${keys.length} keys; ${moved}`);
+  }
+  return Promise.resolve(0);
+}
+
+const readCount = number(0, Number.MAX_SAFE_INTEGER);
+
 /** The commands, each with its arguments. */
-const COMMANDS = new Map(Object.entries({
-  get: "KEY...",
-  set: "KEY VALUE",
-  delete: "KEY",
-  incr: "KEY [N]",
-  decr: "KEY [N]",
-  touch: "KEY",
-  stats: undefined,
-  flush: undefined,
-  cached: "PROGRAM [ARG]...",
-  ring: "[KEY]...",
-}));
+const COMMANDS: Record<string, [usage: string, run: Run]> = {
+  get: ["KEY...", get],
+  set: ["KEY VALUE", asks((cache, [key, text], ttl) => cache.set(key, Buffer.from(text), ttl))],
+  delete: ["KEY", asks((cache, [key]) => cache.delete(key))],
+  incr: ["KEY [N]", asks((cache, [key, n = "1"]) => cache.arithmetic("incr", key, readCount(n)))],
+  decr: ["KEY [N]", asks((cache, [key, n = "1"]) => cache.arithmetic("decr", key, readCount(n)))],
+  touch: ["KEY", asks((cache, [key], ttl) => cache.touch(key, ttl))],
+  stats: ["", asks((cache) => cache.stats())],
+  flush: ["", asks((cache) => cache.flush())],
+  cached: ["PROGRAM [ARG]...", cached],
+  ring: ["[KEY]...", showRing],
+};
 
 if (import.meta.main) {
+  const commands = Object.entries(COMMANDS).map(([name, [usage]]) => `${name} ${usage}`.trim());
   const program = {
-    name: "cache_client",
+    name: NAME,
     about: `Asks servers that speak memcached's protocol. The commands:
 
-  ${Array.from(COMMANDS, (words) => words.join(" ").trim()).join("\n  ")}
+  ${commands.join("\n  ")}
 
 cached needs --allow-run, and -- before a PROGRAM with flags: cached -- ls -l`,
     usage: "COMMAND [ARG]...",
@@ -322,82 +382,15 @@ cached needs --allow-run, and -- before a PROGRAM with flags: cached -- ls -l`,
     },
   };
   await main(program, async (flags, command, ...args) => {
-    const { name, server, unix, expire } = flags;
-    if (!COMMANDS.has(command)) throw new UsageError(`no command ${command}`);
-    const usage = COMMANDS.get(command);
-    parse({ ...program, usage, flags: {} }, ["--", ...args]); // throws unless it is as many as that
-    const keys = command === "cached" ? [] : usage?.endsWith("...") ? args : args.slice(0, 1);
-    keys.forEach(checkKey);
+    const { server, unix } = flags;
+    if (!Object.hasOwn(COMMANDS, command)) throw new UsageError(`no command ${command}`);
+    const [usage, run] = COMMANDS[command];
+    // Throws unless there are as many arguments as that.
+    parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
+    if (usage.endsWith("[N]")) readCount(args[1] ?? "1"); // wrong, it must not even connect
     if (unix && server.length > 0) throw new UsageError("--unix and --server do not go together");
     if (new Set(server).size < server.length) throw new UsageError("a --server is there twice");
-    if (command === "ring") {
-      if (server.length < 2) throw new UsageError("ring needs --server at least twice");
-      const counted = keys.length > 0 ? keys : Array.from({ length: 1000 }, (_, i) => `key-${i}`);
-      for (const { server: leaver, has, ring, modulo } of departures(server, counted)) {
-        const moved = `if it leaves, ${ring} move, by hash % n ${modulo}`;
-        console.log(`${leaver} has ${has} of ${counted.length} keys; ${moved}`);
-      }
-      return 0;
-    }
-
     const addresses = server.length > 0 ? server : [formatEndpoint(flags)];
-    const ring = new Ring(addresses);
-    const say = (line: string) => console.error(`${name}: ${printable(line)}`);
-    if (command === "cached") {
-      const began = performance.now();
-      const [code, what] = await cached(args, expire, (key, action) => {
-        return at(ring.serverOf(key), flags, action);
-      });
-      say(`${what}, ${Math.round(performance.now() - began)} ms`);
-      return code;
-    }
-
-    const [key, argument] = args;
-    const by = command.endsWith("cr") ? number(0, Number.MAX_SAFE_INTEGER)(argument ?? "1") : 0;
-    const values = new Map<string, Octets>();
-    let code = 0;
-    const fail = (line: string) => {
-      say(line);
-      code = 1;
-    };
-    const found = (result: unknown) => {
-      if (result === false || result === null) fail(`${key}: not found`);
-      else if (typeof result === "bigint") console.log(`${result}`);
-    };
-
-    async function ask(cache: CacheConnection, address: string, keys: string[]): Promise<void> {
-      if (command === "get") {
-        (await cache.get(keys)).forEach((value, key) => values.set(key, value));
-      }
-      if (command === "set") await cache.set(key, Buffer.from(argument), expire);
-      if (command === "delete") found(await cache.delete(key));
-      if (command === "touch") found(await cache.touch(key, expire));
-      if (command === "incr" || command === "decr") found(await cache.arithmetic(command, key, by));
-      if (command === "flush") await cache.flush();
-      if (command !== "stats") return;
-      const start = addresses.length > 1 ? [address] : [];
-      for (const entry of await cache.stats()) {
-        console.log(printable([...start, ...entry].join(" ")));
-      }
-    }
-
-    const shares = keys.length > 0
-      ? Map.groupBy(keys, (key) => ring.serverOf(key))
-      : new Map(addresses.map((address) => [address, []]));
-    await Promise.all(Array.from(shares, async ([address, keys]) => {
-      try {
-        await at(address, flags, (cache) => ask(cache, address, keys));
-      } catch (error) {
-        if (addresses.length === 1) throw error;
-        fail(reasonOf(error));
-      }
-    }));
-    for (const key of command === "get" ? keys : []) {
-      const value = values.get(key);
-      if (!value) fail(`${key}: not found`);
-      else if (keys.length === 1) await print(value);
-      else console.log(printable(new TextDecoder().decode(value)));
-    }
-    return code;
+    return await run(new Ring(addresses), args, flags);
   });
 }

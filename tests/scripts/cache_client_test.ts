@@ -226,7 +226,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "of several servers one that is down is said once, and only its keys are missed",
+  name: "of several servers one that is down is said once, and nothing of its keys",
   ignore: !mayRun,
   async fn() {
     await using all = await startServers(2);
@@ -244,10 +244,7 @@ Deno.test({
     }
     assertEquals(
       await run("cache_client", [...flags, "get", lost, ...kept, lost2]),
-      says(
-        `${refused}cache_client: ${lost}: not found\ncache_client: ${lost2}: not found\n`,
-        "x\n".repeat(kept.length),
-      ),
+      says(refused, "x\n".repeat(kept.length)), // and not that what it has is missing
     );
     for (const args of [["set", lost, "x"], ["delete", lost], ["incr", lost], ["touch", lost]]) {
       assertEquals(await run("cache_client", [...flags, ...args]), says(refused));
