@@ -223,7 +223,7 @@ Deno.test("flush_all with a delay deletes what is there then", async () => {
 });
 
 Deno.test("Cache: what was used longest ago goes, and no more than must", () => {
-  const [item, room] = [301, 10];
+  const [item, room] = [350, 10];
   const cache = new Cache(room * item);
   const has = (key: string) => cache.find(key) > 0;
   for (let i = 0; i < room; i++) cache.store(`${i}`, octets(`value ${i}`), i, Infinity);
@@ -248,7 +248,7 @@ Deno.test("Cache: what was used longest ago goes, and no more than must", () => 
 Deno.test("Cache does as a list in the order of use would, over 30,000 random uses", () => {
   const chance = random(11);
   const chunks = 40;
-  const cache = new Cache(chunks * 301);
+  const cache = new Cache(chunks * 350);
   let list: { key: string; value: string; flags: number }[] = []; // the one used last is last
   const size = ({ key, value }: { key: string; value: string }) =>
     Math.ceil((key.length + value.length) / 256);
@@ -272,7 +272,7 @@ Deno.test("Cache does as a list in the order of use would, over 30,000 random us
       list = [...list.filter((item) => item !== known), fresh];
       const used = () => list.reduce((sum, item) => sum + size(item), 0);
       while (used() > chunks) list.shift();
-      assertEquals(cache.used, used() * 301);
+      assertEquals(cache.used, used() * 350);
     } else if (chance(3000) === 0) {
       cache.flush(0);
       list = [];
@@ -293,7 +293,7 @@ Deno.test({
     ]);
     await program.type(`
       import { Cache } from "file://${script}";
-      const cache = new Cache(20_000 * 301);
+      const cache = new Cache(20_000 * 350);
       const keys = Array.from({ length: 20_000 }, (_, i) => \`key-\${i}\`);
       for (const key of keys) cache.store(key, new Uint8Array(1), 0, Infinity);
       cache.store("one more", new Uint8Array(1), 0, Infinity); // so that one has to go
@@ -381,7 +381,7 @@ Deno.test("cache_server says what it was sent half of", async () => {
 
 Deno.test("cache_server survives 2000 sessions of junk", async () => {
   const chance = random(5);
-  const cache = new Cache(20 * 301);
+  const cache = new Cache(20 * 350);
   for (let i = 0; i < 2000; i++) {
     const octets = Array.from(SESSION);
     for (let n = 1 + chance(20); n > 0; n--) {
@@ -435,7 +435,7 @@ Deno.test({
       ["get_hits", 1],
       ["get_misses", 1],
       ["curr_items", 1],
-      ["bytes", 301],
+      ["bytes", 350],
       ["evictions", 0],
       ["limit_maxbytes", 2 * MB],
     ];
