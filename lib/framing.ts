@@ -228,6 +228,15 @@ export class FramedConn {
     while (await this.conn.read(scratch) !== null);
   }
 
+  /**
+   * Says that no more comes, and closes: just before the program exits, a mere close over TLS leaves
+   * the peer to wonder whether it was cut off. The peer may have left first.
+   */
+  async end(): Promise<void> {
+    await this.conn.closeWrite().catch(() => {});
+    this.close();
+  }
+
   /** Closes the connection. What is under way, and all that comes later, throws `why`. */
   close(why: Error = new Deno.errors.BadResource("connection closed")): void {
     this.#failure ??= why;

@@ -212,7 +212,7 @@ async function ask<T>(address: string, options: Options, question: Question<T>):
   const answer = await question(new CacheConnection(conn), address).catch((error) => {
     throw named(conn.peer, error);
   });
-  await conn.conn.closeWrite().catch(() => {}); // over TLS a mere close does not say that it ends
+  await conn.end();
   return answer;
 }
 

@@ -91,7 +91,7 @@ export class ConnectionPool implements AsyncDisposable {
       for (const turn of this.#waiting.splice(0)) turn.reject(closedError());
       if (this.#lent === 0) this.#closed.resolve();
     }
-    for (let conn; (conn = this.#takeIdle());) await leave(conn);
+    for (let conn; (conn = this.#takeIdle());) await conn.end();
     await this.#closed.promise;
   }
 
@@ -143,7 +143,7 @@ export class ConnectionPool implements AsyncDisposable {
     conn.readable().then(spoil, spoil);
     await null; // octets that the conversation left unread have spoilt it by now
     if (spoilt) return conn.close();
-    if (this.#closed) return await leave(conn);
+    if (this.#closed) return await conn.end();
     const timer = setTimeout(() => this.#discard(conn), this.options.idleTimeout);
     this.#idle.push({ conn, timer });
   }
@@ -156,12 +156,6 @@ export class ConnectionPool implements AsyncDisposable {
     this.#idle.splice(index, 1);
     conn.close();
   }
-}
-
-/** Says that no more comes, over TLS too, where a mere close just before the exit does not. */
-async function leave(conn: FramedConn): Promise<void> {
-  await conn.conn.closeWrite().catch(() => {}); // the server may have left first
-  conn.close();
 }
 
 function closedError(): Error {

@@ -49,12 +49,6 @@ export async function ask(conn: FramedConn, question: string): Promise<string> {
   }
 }
 
-/** Says that no more questions come, over TLS too, where a mere close just before the exit does not. */
-async function leave(conn: FramedConn): Promise<void> {
-  await conn.conn.closeWrite().catch(() => {}); // the server is gone, or the connection has failed
-  conn.close();
-}
-
 /**
  * Counts of latencies, in milliseconds, in buckets each 4.4% wider than the last: it takes the same
  * memory however many there are, and what it says of a share of them is at most so much too high.
@@ -171,7 +165,7 @@ export async function load(
     clearTimeout(timer);
     signal?.removeEventListener("abort", stop);
   }
-  await Promise.all(open.map(leave));
+  await Promise.all(open.map((conn) => conn.end()));
   return result;
 }
 
@@ -218,7 +212,7 @@ if (import.meta.main) {
     for (const [question] of ZEN) {
       console.log(`${question} ${printable(await ask(conn, question))}`);
     }
-    await leave(conn);
+    await conn.end();
     return 0;
   });
 }

@@ -449,6 +449,20 @@ Deno.test("a read takes over from a readable that waits, and both see a failure"
 });
 
 Deno.test({
+  name: "end lets the peer see an end, after all that was sent, and closes",
+  ignore: !mayConnect,
+  async fn() {
+    const { near, far } = await pair();
+    using client = new FramedConn(far);
+    await near.writeLine("last");
+    await near.end();
+    assertEquals(latin1(await client.readToEnd(100)), "last\r\n");
+    await assertRejects(() => near.writeLine("more"), Error);
+    await near.end(); // once more is no harm
+  },
+});
+
+Deno.test({
   name: "finish sends all, then waits for the peer's end and forgets what it sends",
   ignore: !mayConnect,
   async fn() {

@@ -6,6 +6,21 @@ import { dial, eventually, memory } from "./peers.ts";
 
 const PEER = missing("memcached");
 
+/** Has each of both answer, ours and the real one, and compares all that they say. */
+async function compare(groups: Iterable<string[]>): Promise<void> {
+  const { program, port } = await startMemcached();
+  await using _memcached = program;
+  await using server = start("cache_server", ["--port", "0"]);
+  const ours = await server.port();
+  for (const requests of groups) {
+    const [mine, its] = [await answers(ours, requests), await answers(port, requests)];
+    for (const [i, answer] of mine.entries()) {
+      assertEquals(answer, its[i], requests.slice(0, i + 1).join("\n"));
+    }
+    assertEquals(mine.length, requests.length);
+  }
+}
+
 /** The real one, on a free port. */
 async function startMemcached(): Promise<{ program: Program; port: number }> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -172,15 +187,7 @@ const SCRIPT: string[][] = [
 Deno.test({
   name: "cache_server answers each command and each mistake as memcached does, octet for octet",
   ignore: PEER,
-  async fn() {
-    const { program, port } = await startMemcached();
-    await using _memcached = program;
-    await using server = start("cache_server", ["--port", "0"]);
-    const ours = await server.port();
-    for (const group of SCRIPT) {
-      assertEquals(await answers(ours, group), await answers(port, group));
-    }
-  },
+  fn: () => compare(SCRIPT),
 });
 
 /** A random request, now and then a wrong one, on a few keys. */
@@ -218,24 +225,11 @@ function request(below: (n: number) => number): string {
 Deno.test({
   name: "cache_server answers 10,000 random requests as memcached does, octet for octet",
   ignore: PEER,
-  async fn() {
-    const { program, port } = await startMemcached();
-    await using _memcached = program;
-    await using server = start("cache_server", ["--port", "0"]);
-    const ours = await server.port();
-    for (let seed = 1; seed <= 200; seed++) {
-      const below = random(seed);
-      const requests = Array.from({ length: 50 }, () => request(below));
-      const [mine, its] = [await answers(ours, requests), await answers(port, requests)];
-      for (const [i, request] of requests.entries()) {
-        assertEquals(
-          mine[i],
-          its[i],
-          `seed ${seed}: ${requests.slice(0, i).join("\n")}\n${request}`,
-        );
-      }
-    }
-  },
+  fn: () =>
+    compare(Array.from({ length: 200 }, (_, i) => {
+      const below = random(i + 1);
+      return Array.from({ length: 50 }, () => request(below));
+    })),
 });
 
 Deno.test({
