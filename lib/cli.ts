@@ -52,8 +52,15 @@ export function flag<T>(argument: string, help: string, read: Read<T>, fallback:
 }
 
 /** A flag with an argument and no default. */
-export function optional(argument: string, help: string): Flag<string | undefined> {
-  return { argument, help, parse: (given) => given.at(-1) };
+export function optional(argument: string, help: string): Flag<string | undefined>;
+/** The same, of an argument that `read` makes a value of. */
+export function optional<T>(argument: string, help: string, read: Read<T>): Flag<T | undefined>;
+export function optional(
+  argument: string,
+  help: string,
+  read: Read<unknown> = (text) => text,
+): Flag<unknown> {
+  return { argument, help, parse: (given) => given.map(read).at(-1) };
 }
 
 /** A flag without an argument. */

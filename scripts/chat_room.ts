@@ -25,7 +25,7 @@
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import { listen, named } from "../lib/address.ts";
-import { flag, hostPort, main, seconds, serverFlags, stopSignal } from "../lib/cli.ts";
+import { flag, hostPort, main, optional, seconds, serverFlags, stopSignal } from "../lib/cli.ts";
 import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
 import { serve } from "../lib/server.ts";
 
@@ -291,11 +291,7 @@ if (import.meta.main) {
     flags: {
       ...serverFlags(PORT),
       idleTimeout: flag("S", "close what is silent for so many seconds", seconds, "3600"),
-      nats: {
-        argument: "HOST:PORT",
-        help: "one room with all at a NATS server",
-        parse: (given) => given.map(hostPort(4222)).at(-1),
-      },
+      nats: optional("HOST:PORT", "one room with all at a NATS server", hostPort(4222)),
     },
   }, async (flags) => {
     const room = new Room();

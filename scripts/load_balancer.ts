@@ -44,7 +44,7 @@ import {
   reason,
   UsageError,
 } from "../lib/address.ts";
-import { main, number, serverFlags, stopSignal, toggle } from "../lib/cli.ts";
+import { main, number, optional, serverFlags, stopSignal, toggle } from "../lib/cli.ts";
 import { FramedConn, printable } from "../lib/framing.ts";
 import { serve, serveHttp } from "../lib/server.ts";
 
@@ -273,11 +273,7 @@ if (import.meta.main) {
         parse: (given) => given.map((text) => parseAddress(text)),
       },
       leastConnections: toggle("choose the one with the fewest connections, not in turn"),
-      status: {
-        argument: "PORT",
-        help: "serve how they do as a Web page, 0 for a free port",
-        parse: ([port]) => port === undefined ? undefined : number(0, 65535)(port),
-      },
+      status: optional("PORT", "a Web page of how they do, 0: a free port", number(0, 65535)),
     },
   }, async (flags) => {
     if (flags.backend.length === 0) throw new UsageError("--backend ADDR is missing");

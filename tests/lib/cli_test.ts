@@ -130,6 +130,9 @@ Deno.test("numbers, seconds and words", () => {
   for (const text of ["", "unix:/x", "h:x", "::1"]) {
     assertThrows(() => nats(text), UsageError, "is not");
   }
+  const given = cli.optional("N", "", cli.number(0, 9));
+  assertEquals([given.parse([]), given.parse(["1", "2"])], [undefined, 2]);
+  assertThrows(() => given.parse(["x"]), UsageError, "x is not a whole number");
   assertEquals(cli.oneOf("a", "b")("b"), "b");
   for (const text of ["", "A", "ab"]) {
     assertThrows(() => cli.oneOf("a", "b")(text), UsageError, `${text} is none of a, b`);
