@@ -7,6 +7,7 @@
 import * as process from "node:process";
 import * as readline from "node:readline";
 import { isIP } from "node:net";
+import { Writable } from "node:stream";
 import { parseArgs } from "@std/cli/parse-args";
 import { format } from "@std/fmt/bytes";
 import {
@@ -296,6 +297,29 @@ export class Terminal {
     this.#closed = true;
     this.#editor.close();
   }
+}
+
+/**
+ * A password: what the environment has under `name` (which takes `--allow-env=NAME`), or what
+ * somebody types at `prompt`, unseen.
+ *
+ * @throws {UsageError} naming the variable, if it is not set and nobody is there to type.
+ */
+export async function askPassword(name: string, prompt: string): Promise<string> {
+  const set = Deno.env.get(name);
+  if (set !== undefined) return set;
+  if (!Deno.stdin.isTerminal()) throw new UsageError(`${name} is not set, which has the password`);
+  const output = new Writable({ write: (_chunk, _encoding, done) => done() }); // no echo
+  const editor = readline.createInterface({ input: process.stdin, output, terminal: true });
+  Deno.stderr.writeSync(new TextEncoder().encode(prompt));
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  editor.on("line", resolve)
+    .on("SIGINT", () => Deno.exit(130))
+    .on("close", () => reject(new Error("no password")));
+  return await promise.finally(() => {
+    editor.close();
+    console.error();
+  });
 }
 
 /** Draws on stderr, if a terminal, how much of `total` bytes is done; the first call starts it. */

@@ -59,6 +59,11 @@ export class FramedConn {
     return formatAddress(this.conn.remoteAddr);
   }
 
+  /** Octets received that nobody has read yet. */
+  get buffered(): number {
+    return this.#end - this.#start;
+  }
+
   /** The next line as UTF-8 without its CRLF or LF, which count for `max`; null at the end. */
   readLine(max = 8192): Promise<string | null> {
     return this.#readUntil(LF, max, (line) => decoder.decode(withoutLineEnd(line)));
@@ -79,15 +84,15 @@ export class FramedConn {
     max: number,
     read: (octets: Uint8Array<ArrayBuffer>) => T,
   ): Promise<T | null> {
-    if (this.#size === 0 && !await this.#fill()) return null;
+    if (this.buffered === 0 && !await this.#fill()) return null;
     for (let searched = 0;; await this.#need()) {
       const length = this.#sizeUntil(delimiter, searched);
-      if ((length || this.#size) > max) {
+      if ((length || this.buffered) > max) {
         const what = delimiter === LF ? "line" : "message";
         throw new LimitError(`${what} of more than ${max} bytes`);
       }
       if (length) return read(this.#take(length));
-      searched = this.#size;
+      searched = this.buffered;
     }
   }
 
@@ -101,23 +106,23 @@ export class FramedConn {
    * protocol of your own needs a delimiter ({@linkcode readLine}) or a length.
    */
   async readMessage(max = 65536): Promise<string | null> {
-    let more = this.#size > 0 || await this.#fill();
-    while (more && this.#size <= max && !this.#sizeUntil(LF)) more = await this.#fillSoon();
-    if (this.#size === 0) return null;
-    const length = this.#sizeUntil(LF) || this.#size;
+    let more = this.buffered > 0 || await this.#fill();
+    while (more && this.buffered <= max && !this.#sizeUntil(LF)) more = await this.#fillSoon();
+    if (this.buffered === 0) return null;
+    const length = this.#sizeUntil(LF) || this.buffered;
     if (length > max) throw new LimitError(`message of more than ${max} bytes`);
     return decoder.decode(withoutLineEnd(this.#take(length)));
   }
 
   /** Exactly `n` octets. */
   async readExactly(n: number): Promise<Uint8Array<ArrayBuffer>> {
-    while (this.#size < n) await this.#need();
+    while (this.buffered < n) await this.#need();
     return this.#take(n).slice();
   }
 
   /** The next block, a length of so many octets in network order and then that; null at the end. */
   async readBlock(max = 1024 * 1024, prefix = 4): Promise<Uint8Array<ArrayBuffer> | null> {
-    if (this.#size === 0 && !await this.#fill()) return null;
+    if (this.buffered === 0 && !await this.#fill()) return null;
     const length = (await this.readExactly(prefix)).reduce((sum, octet) => sum * 256 + octet, 0);
     if (length > max) throw new LimitError(`block of ${length} bytes, more than ${max}`);
     return await this.readExactly(length);
@@ -133,8 +138,8 @@ export class FramedConn {
     let [size, last, atStart] = [0, LF, true];
     for (;;) {
       // A line longer than the first buffer is not waited for, but taken in pieces.
-      while (this.#size < FIRST_BUFFER && !this.#sizeUntil(LF)) await this.#need();
-      const length = this.#sizeUntil(LF) || this.#size;
+      while (this.buffered < FIRST_BUFFER && !this.#sizeUntil(LF)) await this.#need();
+      const length = this.#sizeUntil(LF) || this.buffered;
       const piece = this.#take(length);
       const stuffed = Number(atStart && piece[0] === DOT);
       if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
@@ -150,8 +155,8 @@ export class FramedConn {
 
   /** What comes next, up to `max` octets, valid until the next read; null at the end: `recv(max)`. */
   async readSome(max = Infinity): Promise<Uint8Array<ArrayBuffer> | null> {
-    if (this.#size === 0 && !await this.#fill()) return null;
-    return this.#take(Math.min(max, this.#size));
+    if (this.buffered === 0 && !await this.#fill()) return null;
+    return this.#take(Math.min(max, this.buffered));
   }
 
   /**
@@ -159,14 +164,14 @@ export class FramedConn {
    * end. A connection on which nothing is due shows in this way that it is dead.
    */
   readable(): Promise<boolean> {
-    return this.#size > 0 ? Promise.resolve(true) : this.#pending ??= this.#read();
+    return this.buffered > 0 ? Promise.resolve(true) : this.#pending ??= this.#read();
   }
 
   /** Everything up to the end. */
   async readToEnd(max: number): Promise<Uint8Array<ArrayBuffer>> {
-    while (this.#size <= max && await this.#fill());
-    if (this.#size > max) throw new LimitError(`answer of more than ${max} bytes`);
-    return this.#take(this.#size).slice();
+    while (this.buffered <= max && await this.#fill());
+    if (this.buffered > max) throw new LimitError(`answer of more than ${max} bytes`);
+    return this.#take(this.buffered).slice();
   }
 
   /**
@@ -249,10 +254,6 @@ export class FramedConn {
     this.close();
   }
 
-  get #size(): number {
-    return this.#end - this.#start;
-  }
-
   /** How many octets are buffered up to the first `delimiter` and with it, or 0 if it is not there. */
   #sizeUntil(delimiter: number, searched = 0): number {
     const at = this.#buffer.subarray(0, this.#end).indexOf(delimiter, this.#start + searched);
@@ -307,7 +308,7 @@ export class FramedConn {
   #makeRoom(): void {
     const { length } = this.#buffer;
     const full = this.#end === length;
-    if (this.#size === 0) {
+    if (this.buffered === 0) {
       if (length === 0 || length > BULK_BUFFER) this.#buffer = new Uint8Array(FIRST_BUFFER);
       else if (full && length < BULK_BUFFER) this.#buffer = new Uint8Array(2 * length);
       this.#start = this.#end = 0;

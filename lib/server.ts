@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { createHash, timingSafeEqual } from "node:crypto";
 import type { BlockList } from "node:net";
 import { delay } from "@std/async/delay";
 import { deadline } from "@std/async/deadline";
@@ -327,6 +328,12 @@ export async function* bodyOf(
   } finally {
     await reader.cancel().catch(() => {}); // what still comes of it ends the connection
   }
+}
+
+/** Whether they are the same, in a time that does not tell how much of `given` is right. */
+export function isSecret(given: Uint8Array | string, secret: Uint8Array | string): boolean {
+  const digest = (data: Uint8Array | string) => createHash("sha256").update(data).digest();
+  return timingSafeEqual(digest(given), digest(secret));
 }
 
 /** Prints the head of a message, without what it has to prove who sent it. */

@@ -30,7 +30,6 @@
  *
  * @module
  */
-import { createHash, timingSafeEqual } from "node:crypto";
 import { concat } from "@std/bytes/concat";
 import { decodeBase64 } from "@std/encoding/base64";
 import { format } from "@std/fmt/bytes";
@@ -40,7 +39,7 @@ import { extname, join } from "@std/path";
 import { named, reason, UsageError } from "../lib/address.ts";
 import { flag, httpFlags, main, number, optional, stopSignal } from "../lib/cli.ts";
 import { printable } from "../lib/framing.ts";
-import { bodyOf, type HttpHandler, serveHttp } from "../lib/server.ts";
+import { bodyOf, type HttpHandler, isSecret, serveHttp } from "../lib/server.ts";
 
 const PORT = 8080;
 const MAX_POST = 1024 * 1024; // octets of a form or of JSON
@@ -371,9 +370,8 @@ const METHODS = new Map<string, typeof get>([
 /** Whether the request has the credentials (Basic, RFC 7617), compared in constant time. */
 function isAuthorized({ headers }: Request, credentials: string): boolean {
   const [, given = ""] = /^basic +(\S+)$/i.exec(headers.get("authorization") ?? "") ?? [];
-  const digest = (data: string | Uint8Array) => createHash("sha256").update(data).digest();
   try {
-    return timingSafeEqual(digest(decodeBase64(given)), digest(credentials));
+    return isSecret(decodeBase64(given), credentials);
   } catch {
     return false; // not base64
   }

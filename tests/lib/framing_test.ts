@@ -617,3 +617,12 @@ Deno.test({
     await assertRejects(asking, Error, "127.0.0.1:8099: message too long");
   },
 });
+
+Deno.test("what is buffered is what nobody has read", async () => {
+  const { conn } = receiving("one\r\ntwo");
+  assertEquals(conn.buffered, 0);
+  await conn.readLine();
+  assertEquals(conn.buffered, 3);
+  await conn.readSome();
+  assertEquals(conn.buffered, 0);
+});
