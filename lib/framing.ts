@@ -18,7 +18,6 @@ const FIRST_BUFFER = 1024; // octets: most of what an idle connection costs
 const BULK_BUFFER = 65536; // octets to which the buffer grows for a peer that fills it
 const QUIET = 50; // milliseconds that readMessage takes for an end
 const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
-const CRLF = new Uint8Array([CR, LF]);
 const EMPTY = new Uint8Array(0);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is data here
@@ -212,14 +211,22 @@ export class FramedConn {
 
   /** Sends lines, their ends (LF or CRLF) made CRLF and their dots stuffed, and the dot. */
   async writeDotLines(data: Uint8Array): Promise<void> {
-    const pieces: Uint8Array[] = [];
-    for (let rest = data; rest.length > 0;) {
-      const line = rest.subarray(0, rest.indexOf(LF) + 1 || rest.length);
-      if (line[0] === DOT) pieces.push(line.subarray(0, 1));
-      pieces.push(withoutLineEnd(line), CRLF);
-      rest = rest.subarray(line.length);
+    // Piece by piece: an object for each line would take many times what short lines do.
+    const piece = new Uint8Array(Math.min(2 * data.length + 5, BULK_BUFFER));
+    let [size, last] = [0, LF];
+    for (let i = 0; i < data.length; i++) {
+      if (last === LF && data[i] === DOT) piece[size++] = DOT;
+      last = data[i];
+      if (last === LF) piece[size++] = CR;
+      if (last !== CR || data[i + 1] !== LF) piece[size++] = last;
+      if (size > piece.length - 5) {
+        await this.writeAll(piece.subarray(0, size));
+        size = 0;
+      }
     }
-    await this.writeAll(concat([...pieces, new Uint8Array([DOT]), CRLF]));
+    const end = last === LF ? [DOT, CR, LF] : [CR, LF, DOT, CR, LF];
+    piece.set(end, size);
+    await this.writeAll(piece.subarray(0, size + end.length));
   }
 
   /**

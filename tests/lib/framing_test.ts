@@ -292,6 +292,18 @@ Deno.test("what is written in a form is read back", async () => {
   assertEquals([await conn.readLine(), sent], ["é", "\xc3\xa9\r\n"]);
 });
 
+Deno.test("lines are as they should be wherever one piece of them ends and the next begins", async () => {
+  for (let length = 65536 - 12; length <= 65536; length++) {
+    const line = "x".repeat(length);
+    for (const end of ["\n.\n..", "\r\n.", "\r\r\n\n.\r", ""]) {
+      const { conn, wire } = receiving();
+      await conn.writeDotLines(octets(line + end));
+      const expected = `${line}${end}`.replace(/\r?\n/g, "\r\n").replaceAll("\n.", "\n..");
+      assert(wire.written === `${expected}\r\n.\r\n`, `${length} ${JSON.stringify(end)}`);
+    }
+  }
+});
+
 Deno.test("writeLine refuses what would be two lines, and sends nothing of it", async () => {
   for (const line of ["a\nb", "a\r", "\n", "QUIT\r\nDELE 1"]) {
     const { conn, wire } = receiving();
