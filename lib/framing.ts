@@ -133,7 +133,7 @@ export class FramedConn {
    * where another sees one. Past `max` it reads on to the dot first, so that the talk can go on.
    */
   async readDotLines(max: number): Promise<Uint8Array<ArrayBuffer>> {
-    const lines: Uint8Array[] = [];
+    let message = new Uint8Array(FIRST_BUFFER); // it grows: an object for each line would take 200
     let [size, last, atStart] = [0, LF, true];
     for (;;) {
       // A line longer than the first buffer is not waited for, but taken in pieces.
@@ -144,12 +144,20 @@ export class FramedConn {
       if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
       atStart = piece[length - 1] === LF && (length > 1 ? piece[length - 2] : last) === CR;
       last = piece[length - 1];
-      size += length - stuffed;
-      if (size <= max) lines.push(piece.slice(stuffed));
-      else lines.length = 0;
+      const text = piece.subarray(stuffed);
+      size += text.length;
+      if (size > max) message = EMPTY;
+      else {
+        if (size > message.length) {
+          const larger = new Uint8Array(Math.min(2 * size, max));
+          larger.set(message);
+          message = larger;
+        }
+        message.set(text, size - text.length);
+      }
     }
     if (size > max) throw new LimitError(`message of more than ${max} bytes`);
-    return concat(lines);
+    return message.subarray(0, size);
   }
 
   /** What comes next, up to `max` octets, valid until the next read; null at the end: `recv(max)`. */
