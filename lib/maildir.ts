@@ -9,7 +9,6 @@
  *
  * @module
  */
-import { concat } from "@std/bytes/concat";
 
 const [CR, LF] = [0x0d, 0x0a];
 const FOLDERS = ["tmp", "new", "cur"];
@@ -59,7 +58,7 @@ export class Maildir {
     { flags = "", received }: { flags?: string; received?: Date } = {},
   ): Promise<Message> {
     const file = withLineEnds(data, LF);
-    const wireSize = withLineEnds(file, CR, LF).length;
+    const wireSize = sizeWithLineEnds(file, 2);
     lastDelivery = Math.max(
       lastDelivery + 1,
       Math.floor((performance.timeOrigin + performance.now()) * 1000),
@@ -177,12 +176,20 @@ function arrival({ name }: Message): number {
 
 /** The octets with `end` in place of each LF and CRLF. */
 function withLineEnds(data: Uint8Array, ...end: number[]): Uint8Array<ArrayBuffer> {
-  const [pieces, lineEnd] = [[] as Uint8Array[], new Uint8Array(end)];
-  for (let rest = data; rest.length > 0;) {
-    const at = rest.indexOf(LF);
-    if (at < 0) pieces.push(rest);
-    else pieces.push(rest.subarray(0, rest[at - 1] === CR ? at - 1 : at), lineEnd);
-    rest = rest.subarray(at < 0 ? rest.length : at + 1);
+  const result = new Uint8Array(sizeWithLineEnds(data, end.length));
+  let size = 0;
+  for (let i = 0; i < data.length; i++) {
+    if (data[i] === LF) { for (const octet of end) result[size++] = octet; }
+    else if (data[i] !== CR || data[i + 1] !== LF) result[size++] = data[i];
   }
-  return concat(pieces);
+  return result;
+}
+
+/** How many octets they are with ends of `length` octets in place of each LF and CRLF. */
+function sizeWithLineEnds(data: Uint8Array, length: number): number {
+  let size = data.length;
+  for (let i = 0; i < data.length; i++) {
+    if (data[i] === LF) size += length - (data[i - 1] === CR ? 2 : 1);
+  }
+  return size;
 }
