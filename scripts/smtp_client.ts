@@ -17,7 +17,7 @@
  * | `smtp.ehlo_or_helo_if_needed()`, `smtp.esmtp_features` | `smtp.hello()`, `smtp.extensions` |
  * | `smtp.starttls(context=...)`, `smtp.ehlo()` | `smtp.startTls()`: `Deno.startTls()`, `smtp.hello()` |
  * | `smtp.login(user, password)` | `smtp.login()`, of PLAIN and LOGIN, and never in the clear |
- * | `smtp.sendmail(a, [b, c], octets, mail_options=[...])` | `smtp.send(a, [b, c], examine(octets))` |
+ * | `smtp.sendmail(a, [b, c], text, mail_options=[...])` | `smtp.send(a, [b, c], examine(octets))` |
  * | the dict of refused recipients that it returns | `refused()`, which prints each |
  * | `smtp.getreply()`, `SMTPResponseException` | `readReply()`, an Error with the server's words |
  * | `smtp.quit()` | `smtp.quit()` |
@@ -26,7 +26,7 @@
  * `send_message()` takes it from them, and takes Bcc out of what is sent. Nothing is rewritten here:
  * a message with a Bcc line, which would tell everybody of everybody (RFC 5322, 3.6.3), is refused
  * before anything is sent. So are a CR without its LF, which may not be sent (2.3.8; `sendmail()`
- * makes a line end of it), and a line of more than 998 octets (4.5.3.1.6), which servers cut or
+ * of a str makes a line end of it), and a line of more than 998 octets (4.5.3.1.6), which servers cut or
  * refuse. Only a LF becomes the CRLF that it has to be.
  *
  * A server may take minutes over a message before it accepts it (4.5.3.2.6): `--timeout 600` waits.
@@ -197,11 +197,8 @@ export class SmtpConnection {
     }
     const offered = this.extensions.get("AUTH") ?? [];
     const mechanism = ["PLAIN", "LOGIN"].find((name) => offered.includes(name));
-    if (!mechanism) {
-      throw new Error(
-        `the server offers AUTH ${offered.join(" ") || "not at all"}, neither PLAIN nor LOGIN`,
-      );
-    }
+    if (offered.length === 0) throw new Error("the server does not offer AUTH");
+    if (!mechanism) throw new Error(`no AUTH by PLAIN or LOGIN, but by ${offered.join(", ")}`);
     // As answers, not behind AUTH, where a long one would not fit into a line (RFC 4954, 4).
     const answers = mechanism === "PLAIN" ? [`\0${user}\0${password}`] : [user, password];
     let reply = await this.#ask(`AUTH ${mechanism}`);
