@@ -314,7 +314,10 @@ export async function askPassword(name: string, prompt: string): Promise<string>
   Deno.stderr.writeSync(new TextEncoder().encode(prompt));
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   editor.on("line", resolve)
-    .on("SIGINT", () => Deno.exit(130))
+    .on("SIGINT", () => {
+      console.error(); // what comes next on the terminal starts on a line of its own
+      Deno.exit(130);
+    })
     .on("close", () => reject(new Error("no password")));
   return await promise.finally(() => {
     editor.close();
