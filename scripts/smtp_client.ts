@@ -43,6 +43,7 @@ const PORT = 8025;
 const MAX_REPLY_LINE = 4096; // octets, though servers have to make do with 512 (4.5.3.1.5)
 const MAX_REPLY_LINES = 100;
 const MAX_TEXT_LINE = 998; // octets before the CRLF (4.5.3.1.6)
+const TOO_LONG = new RegExp(`^[^\\r\\n]{${MAX_TEXT_LINE + 1}}`, "m");
 
 /** A reply of the server (RFC 5321, 4.2): the code, and the text of each line. */
 export type Reply = { code: number; lines: string[] };
@@ -87,26 +88,24 @@ export type Message = {
 
 /** Looks through a message. Throws an Error with the number of a line that cannot be sent. */
 export function examine(octets: Uint8Array): Message {
-  const lines = Buffer.from(octets).toString("latin1").split(/\r?\n/);
-  if (lines.at(-1) === "") lines.pop();
-  if (lines.length === 0) throw new Error("the message is empty");
-  const end = lines.indexOf("");
-  const header = lines.slice(0, end < 0 ? lines.length : end);
-  for (const [i, line] of lines.entries()) {
-    const { length } = line;
-    const wrong = (what: string) => new Error(`line ${i + 1} has ${what}`);
-    if (line.includes("\r")) throw wrong("a CR without its LF");
-    if (length > MAX_TEXT_LINE) throw wrong(`${length} octets, more than ${MAX_TEXT_LINE}`);
-    if (i < header.length && /^(resent-)?bcc\s*:/i.test(line)) {
-      throw wrong("Bcc, which everybody would see (leave it out, --to is enough)");
-    }
-  }
-  const isEightBit = (line: string) => /[\x80-\xff]/.test(line);
+  if (octets.length === 0) throw new Error("the message is empty");
+  const text = Buffer.from(octets).toString("latin1");
+  const [header] = text.split(/(?:^|\n)\r?\n/, 1);
+  const refuse = (part: string, pattern: RegExp, what: string) => {
+    const at = part.search(pattern);
+    if (at >= 0) throw new Error(`line ${part.slice(0, at).split("\n").length} has ${what}`);
+  };
+  refuse(text, /\r(?!\n)/, "a CR without its LF");
+  refuse(text, TOO_LONG, `more than ${MAX_TEXT_LINE} octets`);
+  refuse(header, /^(?:resent-)?bcc\s*:/im, "Bcc, which all would see (--to is enough)");
+  let size = octets.length + (text.endsWith("\n") ? 0 : 2);
+  for (let at = -1; (at = text.indexOf("\n", at + 1)) >= 0;) if (text[at - 1] !== "\r") size++;
+  const isEightBit = /[\x80-\xff]/;
   return {
     octets,
-    size: lines.reduce((sum, { length }) => sum + length + 2, 0),
-    eightBit: lines.some(isEightBit),
-    international: header.some(isEightBit),
+    size,
+    eightBit: isEightBit.test(text),
+    international: isEightBit.test(header),
   };
 }
 
@@ -157,7 +156,7 @@ export class SmtpConnection {
     this.extensions.clear();
     const name = addressLiteral(this.conn.conn.localAddr);
     const reply = await this.#ask(`EHLO ${name}`);
-    if (reply.code >= 500) return void await this.#command(`HELO ${name}`, 2);
+    if (reply.code >= 500) return await this.#command(`HELO ${name}`);
     if (reply.code >= 300) throw refusal("EHLO", reply);
     for (const line of reply.lines.slice(1)) {
       const [keyword, ...parameters] = line.toUpperCase().split(" ");
@@ -175,7 +174,7 @@ export class SmtpConnection {
   async startTls(host: string, ca?: string): Promise<void> {
     const caCerts = ca ? [await readPem(ca)] : [];
     if (!this.extensions.has("STARTTLS")) throw new Error("the server does not offer STARTTLS");
-    await this.#command("STARTTLS", 2);
+    await this.#command("STARTTLS");
     if (this.conn.buffered > 0) {
       this.conn.close();
       // Read later, it would pass for what the server says over TLS.
@@ -228,7 +227,7 @@ export class SmtpConnection {
     if (sender !== "") checkMailbox(sender);
     recipients.forEach(checkMailbox);
     const parameters = this.#parameters(message, [sender, ...recipients]);
-    await this.#command([`MAIL FROM:<${sender}>`, ...parameters].join(" "), 2);
+    await this.#command([`MAIL FROM:<${sender}>`, ...parameters].join(" "));
     let accepted = 0;
     for (const recipient of recipients) {
       const reply = await this.#ask(`RCPT TO:<${recipient}>`);
@@ -237,7 +236,8 @@ export class SmtpConnection {
       else accepted++;
     }
     if (accepted === 0) return undefined;
-    await this.#command("DATA", 3);
+    const go = await this.#ask("DATA");
+    if (go.code !== 354) throw refusal("DATA", go);
     return await this.#deliver(message.octets);
   }
 
@@ -286,11 +286,10 @@ export class SmtpConnection {
     await this.conn.end();
   }
 
-  /** Sends a command, which must be answered with a code of this first digit (4.2.1). */
-  async #command(line: string, digit: 2 | 3): Promise<Reply> {
+  /** Sends a command that is done or refused: the first digit of the reply tells (4.2.1). */
+  async #command(line: string): Promise<void> {
     const reply = await this.#ask(line);
-    if (Math.floor(reply.code / 100) !== digit) throw refusal(line.replace(/[ :].*/s, ""), reply);
-    return reply;
+    if (reply.code >= 300) throw refusal(line.split(" ", 1)[0], reply);
   }
 
   /** Sends a line, `shown` in its place in a trace, and returns the reply. */
@@ -301,9 +300,10 @@ export class SmtpConnection {
     return await readReply(this.conn);
   }
 
-  /** Throws what the server said unasked: it would pass for the answer to what comes next. */
+  /** Throws what the server said unasked, and closes: it would pass for the next answer. */
   async #expectSilence(): Promise<void> {
-    if (this.conn.buffered > 0) throw refusal("unasked", await readReply(this.conn));
+    if (this.conn.buffered === 0) return;
+    throw refusal("unasked", await readReply(this.conn).finally(() => this.conn.close()));
   }
 }
 
