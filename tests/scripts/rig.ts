@@ -102,9 +102,13 @@ export async function heard(program: Program): Promise<string> {
  * shows. At the end it shows the exit code and the state that the terminal was left in.
  */
 export function startOnTerminal(name: string, args: string[]): Program {
+  return onTerminal([...command(name), ...args]);
+}
+
+/** The same for any program. */
+export function onTerminal(argv: string[]): Program {
   const bridge = "import pty, sys; pty.spawn(sys.argv[1:])";
   // Ctrl-C goes to the shell as well, which must not die of it.
   const shell = 'trap : INT; stty rows 24 cols 80; "$@"; echo "exit $?"; stty -a';
-  const argv = [...command(name), ...args];
   return new Program(["python3", "-c", bridge, "sh", "-c", shell, "sh", ...argv]);
 }

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
-import { missing, type Program, run, screen, start, temporaryFolder } from "../helpers.ts";
-import { startOnTerminal, testServer } from "./rig.ts";
+import { command, missing, type Program, run, screen, start, temporaryFolder } from "../helpers.ts";
+import { onTerminal, startOnTerminal, testServer } from "./rig.ts";
 
 const ignore = missing("python3");
 
@@ -222,5 +222,81 @@ Deno.test({
     assertMatch(bar, /^█{20} 3 MB of 3 MB {2}[\d.]+ [kMG]?B\/s {2}0 s left$/);
     assertEquals(received, line);
     assertStringIncludes(client.stdout, `\r\x1b[K${"░".repeat(20)} 0 B of 3 MB`);
+  },
+});
+
+/** A mail server that takes any password and message; what it hears. */
+function mailServer() {
+  const heard: string[] = [];
+  const server = testServer(async (conn) => {
+    await conn.writeAll("220 x\r\n");
+    const replies = ["250-x\r\n250 AUTH PLAIN", "334", "235 in", "250 ok", "250 ok", "354 go"];
+    for (const reply of replies) {
+      heard.push(`${await conn.readLine()}`);
+      await conn.writeAll(`${reply}\r\n`);
+    }
+    heard.push(new TextDecoder().decode(await conn.readDotLines(1000)));
+    await conn.writeAll("250 kept\r\n");
+  });
+  return { server, heard };
+}
+
+/** Starts the mail client, which asks for a password. */
+function startMail(port: number): Program {
+  const args = ["--from", "a@b", "--to", "c@d", "--user", "ann", "--port", `${port}`];
+  return onTerminal([...command("smtp_client", ["--allow-env=SMTP_PASSWORD"]), ...args]);
+}
+
+Deno.test({
+  name: "smtp_client: the password is not shown, and the message is typed after it",
+  ignore,
+  async fn() {
+    const { server, heard } = mailServer();
+    await using _ = server;
+    await using client = startMail(server.port);
+    await client.until(/password: $/);
+    await client.type("sécrex\x7ft\r");
+    await client.until(/the message, then Ctrl-D\r\n/);
+    await client.type("Subject: typed\r\rhello\r\x04");
+    await assertLeft(client, 0);
+    const utf8 = (text: string) => String.fromCharCode(...new TextEncoder().encode(text));
+    assertEquals(heard[2], btoa(utf8("\0ann\0sécret")));
+    assertEquals(heard.at(-1), "Subject: typed\r\n\r\nhello\r\n");
+    assertEquals(screen(client.stdout).slice(0, 7), [
+      "password:",
+      "smtp_client: the message, then Ctrl-D",
+      "Subject: typed",
+      "",
+      "hello",
+      "smtp_client: accepted for 1 of 1: 250 kept",
+      "exit 0",
+    ]);
+  },
+});
+
+Deno.test({
+  name: "smtp_client: Ctrl-C and Ctrl-D in place of a password end it and give the terminal back",
+  ignore,
+  async fn() {
+    for (
+      const [keys, code, line] of [
+        ["\x03", 130, []],
+        ["secr\x03", 130, []],
+        ["\x04", 1, ["smtp_client: no password"]],
+      ] as const
+    ) {
+      const { server, heard } = mailServer();
+      await using _ = server;
+      await using client = startMail(server.port);
+      await client.until(/password: $/);
+      await client.type(keys);
+      await assertLeft(client, code);
+      assertEquals(screen(client.stdout).slice(0, 2 + line.length), [
+        "password:",
+        ...line,
+        `exit ${code}`,
+      ]);
+      assertEquals(heard, []);
+    }
   },
 });
