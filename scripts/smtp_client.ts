@@ -16,18 +16,18 @@
  * | `smtplib.SMTP_SSL(host, port, context=...)` | the same with `--tls`: `Deno.startTls()` at once |
  * | `smtp.ehlo_or_helo_if_needed()`, `smtp.esmtp_features` | `smtp.hello()`, `smtp.extensions` |
  * | `smtp.starttls(context=...)`, `smtp.ehlo()` | `smtp.startTls()`: `Deno.startTls()`, `smtp.hello()` |
- * | `smtp.login(user, password)` | `smtp.login()`, of PLAIN and LOGIN, and never in the clear |
- * | `smtp.sendmail(a, [b, c], text, mail_options=[...])` | `smtp.send(a, [b, c], examine(octets))` |
- * | the dict of refused recipients that it returns | `refused()`, which prints each |
+ * | `smtp.login(user, password)` | `smtp.login()`: PLAIN or LOGIN, in the clear on this machine only |
+ * | `smtp.sendmail(a, [b, c], text, mail_options=[...])` | `smtp.send(a, [b, c], examine(octets), refused)` |
+ * | the dict of refused recipients that it returns | `refused()`, told of each; a line on stderr |
  * | `smtp.getreply()`, `SMTPResponseException` | `readReply()`, an Error with the server's words |
  * | `smtp.quit()` | `smtp.quit()` |
  *
  * The envelope is `--from` and `--to`, and the headers are not looked at for it, as in `sendmail()`.
  * `send_message()` takes it from them, and takes Bcc out of what is sent. Nothing is rewritten here:
  * a message with a Bcc line, which would tell everybody of everybody (RFC 5322, 3.6.3), is refused
- * before anything is sent. So are a CR without its LF, which may not be sent (2.3.8; `sendmail()`
- * of a str makes a line end of it), and a line of more than 998 octets (4.5.3.1.6), which servers cut or
- * refuse. Only a LF becomes the CRLF that it has to be.
+ * before anything is sent. So are a CR without its LF, which may not be sent (2.3.8; `sendmail()` of
+ * a str makes a line end of it), and a line of more than 998 octets, which servers cut or refuse.
+ * Only a LF becomes the CRLF that it has to be.
  *
  * A server may take minutes over a message before it accepts it (4.5.3.2.6): `--timeout 600` waits.
  *
@@ -42,8 +42,6 @@ import { FramedConn, LimitError, printable } from "../lib/framing.ts";
 const PORT = 8025;
 const MAX_REPLY_LINE = 4096; // octets, though servers have to make do with 512 (4.5.3.1.5)
 const MAX_REPLY_LINES = 100;
-const MAX_TEXT_LINE = 998; // octets before the CRLF (4.5.3.1.6)
-const TOO_LONG = new RegExp(`^[^\\r\\n]{${MAX_TEXT_LINE + 1}}`, "m");
 
 /** A reply of the server (RFC 5321, 4.2): the code, and the text of each line. */
 export type Reply = { code: number; lines: string[] };
@@ -96,7 +94,7 @@ export function examine(octets: Uint8Array): Message {
     if (at >= 0) throw new Error(`line ${part.slice(0, at).split("\n").length} has ${what}`);
   };
   refuse(text, /\r(?!\n)/, "a CR without its LF");
-  refuse(text, TOO_LONG, `more than ${MAX_TEXT_LINE} octets`);
+  refuse(text, /^[^\r\n]{999}/m, "more than 998 octets"); // and its CRLF (4.5.3.1.6)
   refuse(header, /^(?:resent-)?bcc\s*:/im, "Bcc, which all would see (--to is enough)");
   let size = octets.length + (text.endsWith("\n") ? 0 : 2);
   for (let at = -1; (at = text.indexOf("\n", at + 1)) >= 0;) if (text[at - 1] !== "\r") size++;
@@ -176,7 +174,6 @@ export class SmtpConnection {
     if (!this.extensions.has("STARTTLS")) throw new Error("the server does not offer STARTTLS");
     await this.#command("STARTTLS");
     if (this.conn.buffered > 0) {
-      this.conn.close();
       // Read later, it would pass for what the server says over TLS.
       throw new Error("the server, or somebody on the way, went on in the clear after STARTTLS");
     }
@@ -231,7 +228,7 @@ export class SmtpConnection {
     let accepted = 0;
     for (const recipient of recipients) {
       const reply = await this.#ask(`RCPT TO:<${recipient}>`);
-      if (reply.code === 421) throw refusal("RCPT", reply); // it is about to hang up (4.2.1)
+      if (reply.code === 421) throw refusal("RCPT", reply); // it is about to hang up
       if (reply.code >= 300) refused(recipient, reply);
       else accepted++;
     }
