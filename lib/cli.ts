@@ -39,7 +39,7 @@ export type Program<V> = {
   name: string; // the script's, without `.ts`; it starts each line that the program says
   about: string;
   usage?: string; // its arguments: `PATH` must be given, `[NAME]` may; `NAME...`: one or more, last
-  permissions: string; // Deno's flags for the least it runs with
+  permissions: string; // Deno's flags for the least it runs with, which may be none
   flags: Flags<V>;
 };
 
@@ -222,12 +222,13 @@ function help<V>({ name, about, usage, permissions, flags }: Program<V>): string
   const rows = Object.entries<Flag<unknown>>({ ...flags, help: toggle("this text") })
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
     .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
-  const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage].join(" ");
+  const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage]
+    .filter(Boolean).join(" ");
   const files = "ca" in flags || "cert" in flags ? " FILE needs --allow-read." : "";
   const path = "unix" in flags ? " PATH needs --allow-read and --allow-write." : "";
   const short = "port" in flags ? "-p, -h" : "-h";
-  return `${usageLine.trimEnd()}\n\n${about}\n\n${rows.join("\n")}\n
-Short: ${short}. Permissions: ${permissions}.${files}${path}`;
+  return `${usageLine}\n\n${about}\n\n${rows.join("\n")}\n
+Short: ${short}. Permissions: ${permissions || "none"}.${files}${path}`;
 }
 
 function kebab(key: string): string {

@@ -24,7 +24,7 @@ export function scriptPath(name: string): string {
 /** The command that a script's first line gives, for whatever `deno` runs the tests. */
 export function command(name: string, permissions: string[] = []): string[] {
   const [first] = Deno.readTextFileSync(scriptPath(name)).split("\n");
-  const own = /^#!\/usr\/bin\/env -S deno run (.*)$/.exec(first)?.[1].split(" ");
+  const own = /^#!\/usr\/bin\/env -S deno run(.*)$/.exec(first)?.[1].split(" ").slice(1);
   if (!own) throw new Error(`${name}: no "deno run" in the first line`);
   return [Deno.execPath(), "run", "--no-prompt", ...own, ...permissions, scriptPath(name)];
 }
