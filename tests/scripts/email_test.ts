@@ -3,7 +3,6 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { basename } from "@std/path";
 import { addressParser } from "postal-mime";
 import { UsageError } from "../../lib/address.ts";
-import { LimitError } from "../../lib/framing.ts";
 import { buildMessage, type Mail, parseMailbox } from "../../scripts/email_build.ts";
 import {
   attachments,
@@ -320,9 +319,7 @@ Deno.test("a message in a message is an attachment that is looked into", async (
     "      application/x-any, 1 bytes, a.bin",
   ]);
   assertEquals(forwarded.text.trim(), "see");
-  assertEquals(attachments(forwarded.root).map(({ content }) => latin1(content)), [
-    inner.slice(0, -1),
-  ]);
+  assertEquals(attachments(forwarded.root).map(({ content }) => latin1(content)), [inner]);
 });
 
 Deno.test("what is text and a file is both, what is no part is an attachment", async () => {
@@ -903,37 +900,24 @@ const BROKEN: Record<string, [text: () => string, error?: RegExp]> = {
   ],
 };
 
-Deno.test("none of the known ways to break a reader of mail does", async () => {
-  for (const [what, [text, error]] of Object.entries(BROKEN)) {
-    const read = await assertReads(text(), what);
-    const said = read instanceof Error ? read.message : "";
-    if (error) assertMatch(said, error, what);
-    else assertEquals(said, "", what);
-  }
-  await assertRejects(() => parseMessage(new Uint8Array(33 * 1024 * 1024)), LimitError);
-});
-
 Deno.test({
   name: "email_parse prints the structure of each, or says in one line why not",
   ignore: !mayRun,
   async fn() {
     await using folder = await temporaryFolder();
     const make = generator(random(6));
-    const texts = [
-      ...Object.entries(BROKEN).map(([what, [text]]) => [what, text]),
-      ...Array.from({ length: 20 }, (_, i) => [`made-up ${i}`, make] as const),
-    ] as [string, () => string][];
-    for (const [what, text] of texts) {
+    const made = Array.from({ length: 20 }, (_, i) => [`made-up ${i}`, [make]] as const);
+    for (const [what, [text, error]] of [...Object.entries(BROKEN), ...made]) {
       await Deno.writeFile(`${folder.path}/m.eml`, Buffer.from(text(), "latin1"));
       const args = ["--save", `${folder.path}/out`, `${folder.path}/m.eml`];
       const { code, stdout, stderr } = await run("email_parse", args, { permissions: SAVE });
-      if (code === 0) {
-        assertEquals(stderr, "", what);
+      if (error) {
+        assertEquals([code, stdout], [1, ""], what);
+        assertMatch(stderr, new RegExp(`^email_parse: \\S+/m\\.eml: .*${error.source}.*\n$`), what);
+      } else {
+        assertEquals([code, stderr], [0, ""], what);
         assertMatch(stdout, /^\n\S.*( bytes.*\n|\n {2})/m, what);
         assert(!UNSAFE.test(stdout.replace(/[\n\t]/g, "")), what);
-      } else {
-        assertEquals([code, stdout], [1, ""], what);
-        assertMatch(stderr, /^email_parse: \S+\/m\.eml: .+\n$/, what);
       }
     }
     assertEquals(namesIn(folder.path), ["m.eml", "out"]);
