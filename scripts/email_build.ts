@@ -81,7 +81,7 @@ export function parseMailbox(text: string): { name: string; address: string } {
 
 /** The text, if it can be in a header; with a line end in it, the rest would be a header of its own. */
 function checkHeader(text: string): string {
-  if (/\p{Cc}/u.test(text)) throw new UsageError(`${quote(text)} has a control character`);
+  if (/\p{Cc}/u.test(text)) throw new UsageError(`${quote(text)} has a line end or the like in it`);
   if (!LONG_WORD.test(text)) return text;
   throw new UsageError(`${quote(text)} has a word of more than ${MAX_WORD} characters`);
 }

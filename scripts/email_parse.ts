@@ -22,8 +22,9 @@
  * | `msg.iter_attachments()`, `part.get_filename()` | `attachments(entity)`, `entity.name` |
  * | `part.get_payload(decode=True)` | `entity.content` |
  *
- * What comes neither as base64 nor as quoted-printable is lines, and they end with LF here. A
- * message in a message is an attachment, whose structure is shown, too.
+ * A message in a message is an attachment, whose structure is shown, too. If there is no text, the
+ * HTML is shown, as it is. What comes neither as base64 nor as quoted-printable is lines, and they
+ * end with LF here.
  *
  * @module
  */
@@ -35,7 +36,7 @@ import { main, optional } from "../lib/cli.ts";
 import { LimitError, printable } from "../lib/framing.ts";
 
 const MAX_MESSAGE = 32 * 1024 * 1024; // octets
-/** Lines and equals signs: at worst the parser takes 40 us and 2 KB for each. */
+/** Lines, and equals signs, which end base64: for each the parser may take 40 us and 2 KB. */
 const MAX_PIECES = 500_000;
 const MAX_PARTS = 10_000;
 const MAX_DEPTH = 10; // messages in each other
@@ -85,11 +86,7 @@ export function parseMessage(octets: Uint8Array): Promise<Message> {
 /** What a message, and those in it, may still have. */
 type Left = { pieces: number; parts: number };
 
-async function parse(
-  octets: Uint8Array,
-  left: Left,
-  depth: number,
-): Promise<Message> {
+async function parse(octets: Uint8Array, left: Left, depth: number): Promise<Message> {
   if (octets.length > MAX_MESSAGE) throw new LimitError(`more than ${MAX_MESSAGE} bytes`);
   if (depth > MAX_DEPTH) throw new LimitError(`more than ${MAX_DEPTH} messages in each other`);
   for (const octet of octets) if (octet === LF || octet === EQUALS) left.pieces--;
@@ -129,13 +126,13 @@ async function parse(
 }
 
 /**
- * The content, without the last line end if that is the boundary's (RFC 2046, 5.1.1), or was not there:
- * the parser ends each line with LF.
+ * The parser ends each line with LF. The last line's end is the boundary's, if there is one after it
+ * (RFC 2046, 5.1.1), and may be missing at the end of the message.
  */
 function contentOf(node: Node, message: Uint8Array): Uint8Array {
   const content = new Uint8Array(node.content ?? []);
-  const own = node.parentNode ? false : message.at(-1) === LF;
-  const exact = own || /base64/.test(node.contentTransferEncoding.encoding);
+  const hasEnd = node.parentNode === undefined && message.at(-1) === LF;
+  const exact = hasEnd || /base64/.test(node.contentTransferEncoding.encoding);
   return exact || content.at(-1) !== LF ? content : content.subarray(0, -1);
 }
 
@@ -247,19 +244,18 @@ if (import.meta.main) {
     const { headers, root, text } = await read(path).then(parseMessage).catch((error) => {
       throw named(path ?? "stdin", error);
     });
-    await print([
-      ...headers.map(([name, value]) => printable(`${name}: ${value}`)),
-      ...["", ...outline(root), ""],
-    ]);
+    await print(headers.map(([name, value]) => printable(`${name}: ${value}`)));
+    await print(["", ...outline(root)]);
     const files = attachments(root);
-    const numbers = new Map<string, number>();
+    if (files.length > 0) await print([""]);
     if (folder !== undefined) await Deno.mkdir(folder, { recursive: true });
+    const numbers = new Map<string, number>();
     for (const file of files) {
       const facts = [file.name ?? "no name", file.type, `${file.content.length} bytes`];
       if (folder !== undefined) facts.push(`saved as ${await save(file, folder, numbers)}`);
       await print([printable(`attachment: ${facts.join(", ")}`)]);
     }
-    if (files.length > 0) await print([""]);
-    await print(text.trimEnd().split(/\r?\n/).map((line) => line.replace(/[^\t]+/g, printable)));
+    const lines = text.trimEnd().split(/\r?\n/).map((line) => line.replace(/[^\t]+/g, printable));
+    if (text) await print(["", ...lines]);
   });
 }

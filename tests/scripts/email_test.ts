@@ -574,13 +574,13 @@ Deno.test({
     await write("bad.txt", "\xff");
     for (
       const [args, code, says] of [
-        [["--subject", "a\r\nBcc: c@d"], 2, /"a\\r\\nBcc: c@d" has a control character/],
-        [["--to", "a@b\n"], 2, /"a@b\\n" has a control character|not a mailbox/],
+        [["--subject", "a\r\nBcc: c@d"], 2, /"a\\r\\nBcc: c@d" has a line end or the like/],
+        [["--to", "a@b\n"], 2, /"a@b\\n" has a line end or the like|not a mailbox/],
         [["--to", "a@b, c@d"], 2, /"a@b, c@d" is not a mailbox/],
         [
           ["--attach", await write("a\nBcc: c@d", "x")],
           2,
-          /"a\\nBcc: c@d" has a control character/,
+          /"a\\nBcc: c@d" has a line end or the like/,
         ],
         [["--inline", picture], 2, /the HTML does not have cid:p\.png/],
         [["--attach", `${folder.path}/none`], 1, /\/none: no such file or directory\n$/],
@@ -834,7 +834,12 @@ Deno.test("hundreds of made-up messages are read, whatever is wrong with them", 
   for (let i = 0; i < 500; i++) await assertReads(make(), `message ${i}`);
 });
 
-/** What mail programs have been found with, and those who attack them try. */
+/** So many multiparts in each other, none of them closed. */
+const nested = (n: number) =>
+  Array.from({ length: n }, (_, i) => `Content-Type: multipart/mixed; boundary=b${i}\n\n--b${i}\n`)
+    .join("");
+
+/** What those send who want to break a mail program, and what some mail programs do by mistake. */
 const BROKEN: Record<string, [text: () => string, error?: RegExp]> = {
   empty: [() => ""],
   "a line end": [() => "\n"],
@@ -843,39 +848,25 @@ const BROKEN: Record<string, [text: () => string, error?: RegExp]> = {
   "bare CR": [() => "Subject: x\rFrom: y\r\rtext\r"],
   NULs: [() => "\0".repeat(100_000)],
   "8-bit headers": [() => "Subject: \xfc\xc3\xbc\xff\nFrom: \x80 <\xff@\xfe>\n\nx"],
-  "endless encoded words": [() => "Subject: " + "=?utf-8?q?=41?= ".repeat(60_000) + "\n\nx"],
-  "unended encoded words": [() => "Subject: " + "=?utf-8?b?".repeat(90_000) + "\n\nx"],
-  "a folded header": [() => "Subject:" + "\n x".repeat(200_000) + "\n\nx"],
-  "100,000 headers": [() => "a: b\n".repeat(100_000) + "\nx"],
+  "endless encoded words": [() => "Subject: " + "=?utf-8?q?=41?= ".repeat(20_000) + "\n\nx"],
+  "unended encoded words": [() => "Subject: " + "=?utf-8?b?".repeat(30_000) + "\n\nx"],
+  "a folded header": [() => "Subject:" + "\n x".repeat(50_000) + "\n\nx"],
+  "30,000 headers": [() => "a: b\n".repeat(30_000) + "\nx"],
   "a huge header": [() => "Subject: " + "x".repeat(3_000_000) + "\n\nx", /header size/],
-  "100,000 addresses": [() => "To: " + "<a@b>,".repeat(100_000) + "\n\nx"],
+  "30,000 addresses": [() => "To: " + "<a@b>,".repeat(30_000) + "\n\nx"],
   "open comments": [() => "Content-Type: text/plain" + "(".repeat(500_000) + "\n\nx"],
-  "100,000 parameters": [() => "Content-Type: a/b" + ";a*1*=b".repeat(100_000) + "\n\nx"],
-  "10,000 deep": [
-    () =>
-      Array.from(
-        { length: 10_000 },
-        (_, i) => `Content-Type: multipart/mixed; boundary=b${i}\n\n--b${i}\n`,
-      ).join(""),
-    /nesting depth/,
-  ],
-  "200 deep, and not closed": [
-    () =>
-      Array.from(
-        { length: 200 },
-        (_, i) => `Content-Type: multipart/mixed; boundary=b${i}\n\n--b${i}\n`,
-      ).join("") +
-      "\n" + "--b1x\n".repeat(10_000),
-  ],
-  "9,000 parts": [() => mixed(...Array(9000).fill("\nx"))],
-  "11,000 parts": [() => mixed(...Array(11_000).fill("\nx")), /more than 10000 parts/],
+  "30,000 parameters": [() => "Content-Type: a/b" + ";a*1*=b".repeat(30_000) + "\n\nx"],
+  "10,000 deep": [() => nested(10_000), /nesting depth/],
+  "200 deep, and not closed": [() => nested(200) + "\n" + "--b1x\n".repeat(3000)],
+  "4,000 parts": [() => mixed(...Array(4000).fill("\nx"))],
   "messages with many parts": [
     () => {
-      const message = multipart("inner", Array(5000).fill("\nx"));
+      const message = multipart("inner", Array(5000).fill(""));
       return mixed(...Array(4).fill(`Content-Type: message/rfc822\n\n${message}`));
     },
     /more than 10000 parts/,
   ],
+  "1,000 attachments of one name": [() => mixed(...Array(1000).fill(named("a.txt")))],
   "10 MB of empty lines": [() => "\n\n" + "\n".repeat(1e7), /more than 500000 lines/],
   "10 MB of base64's ends": [
     () => "Content-Transfer-Encoding: base64\n\n" + "A=".repeat(5e6),
@@ -906,7 +897,7 @@ Deno.test({
   async fn() {
     await using folder = await temporaryFolder();
     const make = generator(random(6));
-    const made = Array.from({ length: 20 }, (_, i) => [`made-up ${i}`, [make]] as const);
+    const made = Array.from({ length: 10 }, (_, i) => [`made-up ${i}`, [make]] as const);
     for (const [what, [text, error]] of [...Object.entries(BROKEN), ...made]) {
       await Deno.writeFile(`${folder.path}/m.eml`, Buffer.from(text(), "latin1"));
       const args = ["--save", `${folder.path}/out`, `${folder.path}/m.eml`];
