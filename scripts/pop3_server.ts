@@ -3,11 +3,12 @@
  * A POP3 server (RFC 1939 and 2449): hands out the mail of one mailbox, a Maildir, and removes what
  * its owner has taken.
  *
- *     deno run --allow-net --allow-read --allow-write --allow-env=MAIL_PASSWORD scripts/pop3_server.ts Maildir
- *     deno run --allow-net --allow-env=MAIL_PASSWORD scripts/pop3_client.ts
+ *     MAIL_PASSWORD=secret deno run --allow-net --allow-read --allow-write --allow-env=MAIL_PASSWORD \
+ *       scripts/pop3_server.ts mail
+ *     MAIL_PASSWORD=secret deno run --allow-net --allow-env=MAIL_PASSWORD scripts/pop3_client.ts
  *
- * The password is in the environment, as MAIL_PASSWORD. If it is not, the server makes one for the
- * run and says it; `curl -u mail:PASSWORD pop3://127.0.0.1:8110/` asks with it, too.
+ * Without MAIL_PASSWORD it makes a password for the run and says it. `curl -u mail:secret
+ * pop3://127.0.0.1:8110/` lists the mail, too, and with `/1` behind it prints a message.
  *
  * A conversation has three states, and so has this file: AUTHORIZATION, until the name and the
  * password are right; TRANSACTION, in which DELE only marks a message; and UPDATE, after QUIT, in
@@ -302,13 +303,14 @@ if (import.meta.main) {
       trace: toggle("print both directions of the wire on stderr, passwords too"),
     },
   }, async ({ user, ...flags }, path) => {
+    const listener = await listen(flags);
+    const maildir = await Maildir.open(path);
     let password = Deno.env.get("MAIL_PASSWORD");
     if (!password) {
       password = crypto.getRandomValues(new Uint8Array(8)).toHex();
-      console.error(`${flags.name}: the password of ${printable(user)} is ${password}`);
+      console.error(`${flags.name}: made a password for ${printable(user)}: ${password}`);
     }
-    const account = { maildir: await Maildir.open(path), user, password };
-    const listener = await listen(flags);
+    const account = { maildir, user, password };
     await serve(listener, (conn) => converse(conn, account), { ...flags, signal: stopSignal() });
   });
 }
