@@ -34,7 +34,7 @@ import { FramedConn, LimitError, printable } from "../lib/framing.ts";
 
 const PORT = 8110; // POP3's own is 110
 const MAX_STATUS = 8192; // octets, as are the next three; RFC 1939 has 512
-const MAX_LIST = 16 * 1024 * 1024;
+const MAX_LIST = 4 * 1024 * 1024;
 const MAX_HEADER = 256 * 1024;
 const MAX_MESSAGE = 64 * 1024 * 1024;
 const BATCH = 100; // commands that are sent at once (RFC 2449, 6.6), fewer than fill a socket's buffer
@@ -146,7 +146,6 @@ export class Pop3Connection {
   /** Ends the session. */
   async quit(): Promise<void> {
     await this.#ask("QUIT");
-    await this.conn.end();
   }
 
   /** Sends a command, of which a trace has `shown`, and returns what is said behind `+OK`. */
@@ -232,7 +231,7 @@ one, or with delete N deletes one. MAIL_PASSWORD has the password, or it is aske
     if (command === "list" && n !== undefined) throw new UsageError(`unexpected argument ${n}`);
     if (command !== "list" && n === undefined) throw new UsageError("N is missing");
     const message = command === "list" ? 0 : number(1, 999_999_999)(n);
-    using conn = new FramedConn(await connect(flags), flags);
+    const conn = new FramedConn(await connect(flags), flags);
     const say = (line: string) => console.error(`${name}: ${line}`);
     try {
       const pop = new Pop3Connection(conn);
@@ -245,6 +244,8 @@ one, or with delete N deletes one. MAIL_PASSWORD has the password, or it is aske
       if (command === "delete") say(`deleted ${message}`);
     } catch (error) {
       throw error instanceof UsageError ? error : named(conn.peer, error);
+    } finally {
+      await conn.end();
     }
   });
 }
