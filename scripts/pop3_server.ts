@@ -10,11 +10,11 @@
  * Without MAIL_PASSWORD it makes a password for the run and says it. `curl -u mail:secret
  * pop3://127.0.0.1:8110/` lists the mail, too, and with `/1` behind it prints a message.
  *
- * A conversation has three states, and so has this file: AUTHORIZATION, until the name and the
- * password are right; TRANSACTION, in which DELE only marks a message; and UPDATE, after QUIT, in
- * which what is marked is removed. A conversation that ends in any other way removes nothing. The
- * mailbox is one client's at a time, by a lock on its folder, which ends with the process. Other
- * programs, which know nothing of that lock, may deliver and read meanwhile, as a Maildir allows.
+ * A conversation has three states, and so has this file: AUTHORIZATION, until the password is right;
+ * TRANSACTION, in which DELE only marks a message; and UPDATE, after QUIT, in which what is marked
+ * is removed. A conversation that ends in any other way removes nothing. The mailbox is one client's
+ * at a time, by a lock on its folder, which ends with the process. Other programs, which know nothing
+ * of that lock, may deliver and read meanwhile, as a Maildir allows.
  *
  * TLS is from the first octet (`--cert`, `--key`) or not at all. There is no STLS, as Deno cannot
  * start TLS on a connection that it has accepted. Without TLS a password can be read on the way, or
@@ -31,7 +31,7 @@
  * | `fcntl.flock(fd, LOCK_EX \| LOCK_NB)` | `file.tryLock(true)` |
  * | `hashlib.md5(octets).hexdigest()` | `hash("md5", text)` |
  * | `hmac.compare_digest(given, secret)` | `isSecret(given, secret)` |
- * | `message.replace(b"\r\n.", b"\r\n..")`, `writer.write()` | `conn.writeDotLines(message)` |
+ * | `octets.replace(b"\r\n.", b"\r\n..")` | `conn.writeDotLines(octets)` |
  *
  * @module
  */
@@ -48,8 +48,7 @@ const MAX_ANSWER = 512; // octets of the first line of an answer
 const MAX_FAILURES = 3; // logins
 const [CR, LF] = [0x0d, 0x0a];
 const encoder = new TextEncoder();
-
-/** RFC 2449, 6. With RESP-CODES and AUTH-RESP-CODE (RFC 3206) a word in brackets says why not. */
+/** With RESP-CODES and AUTH-RESP-CODE (RFC 3206) an -ERR has in brackets a word for programs. */
 const CAPABILITIES = encoder.encode(
   "TOP\nUIDL\nUSER\nPIPELINING\nRESP-CODES\nAUTH-RESP-CODE\nEXPIRE NEVER",
 );
@@ -57,8 +56,11 @@ const CAPABILITIES = encoder.encode(
 /** A mailbox, and who may read it. */
 export type Account = { maildir: Maildir; user: string; password: string };
 
-/** A message of the session. */
-type Entry = { number: number; message: Message; size: number; uid: string; marked: boolean };
+/** A message, which has its number to the end of the session. */
+type Entry = { number: number; message: Message; size: number; uid: string; deleted: boolean };
+
+/** A mailbox as it was at login, and the lock that makes it one session's. */
+type Maildrop = { lock: Deno.FsFile; entries: Entry[] };
 
 /** What is answered with -ERR. */
 class Refusal extends Error {}
@@ -70,72 +72,22 @@ async function fromDisk<T>(work: Promise<T>): Promise<T> {
   });
 }
 
-/**
- * A maildrop (RFC 1939, 4): the messages that were there at login, under numbers that stay theirs
- * for the session, and the lock on the mailbox, until it is disposed of.
- */
-class Maildrop implements Disposable {
-  readonly #all: Entry[] = [];
-
-  private constructor(readonly maildir: Maildir, readonly lock: Deno.FsFile) {}
-
-  /** Locks the Maildir and looks at what is there. */
-  static async open(maildir: Maildir): Promise<Maildrop> {
-    // The folder itself, so that a server that is killed leaves no file behind.
-    const drop = new Maildrop(maildir, await Deno.open(maildir.path));
-    try {
-      if (!await drop.lock.tryLock(true)) throw new Refusal("[IN-USE] another session has it");
-      for (const message of await maildir.list()) {
-        const size = await maildir.size(message).catch(unlessGone);
-        if (size === undefined) continue;
-        const number = drop.#all.length + 1;
-        drop.#all.push({ number, message, size, uid: uniqueId(message), marked: false });
-      }
-      return drop;
-    } catch (error) {
-      drop[Symbol.dispose]();
-      throw error;
+async function openMaildrop(maildir: Maildir): Promise<Maildrop> {
+  // The folder itself is locked, so that a server that is killed leaves no file behind.
+  const lock = await Deno.open(maildir.path);
+  try {
+    if (!await lock.tryLock(true)) throw new Refusal("[IN-USE] another session has the mailbox");
+    const entries: Entry[] = [];
+    for (const message of await maildir.list()) {
+      const size = await maildir.size(message).catch(unlessGone);
+      if (size === undefined) continue;
+      const [number, uid] = [entries.length + 1, uniqueId(message)];
+      entries.push({ number, message, size, uid, deleted: false });
     }
-  }
-
-  /** Those that are not marked as deleted. */
-  get entries(): Entry[] {
-    return this.#all.filter(({ marked }) => !marked);
-  }
-
-  /** The one that has this number. */
-  find(number = ""): Entry {
-    const entry = /^\d+$/.test(number) ? this.#all[Number(number) - 1] : undefined;
-    if (!entry || entry.marked) throw new Refusal("no such message");
-    return entry;
-  }
-
-  /** Its octets, all lines with CRLF. */
-  async read(number?: string): Promise<Uint8Array> {
-    const data = await fromDisk(this.maildir.read(this.find(number).message).catch(unlessGone));
-    if (!data) throw new Refusal("another program has removed it");
-    return data;
-  }
-
-  /** Unmarks all. */
-  reset(): void {
-    for (const entry of this.#all) entry.marked = false;
-  }
-
-  /** Removes what is marked, and returns what to say of that. */
-  async update(): Promise<string> {
-    const marked = this.#all.filter(({ marked }) => marked);
-    const failures: string[] = [];
-    for (const { message } of marked) {
-      await this.maildir.remove(message).catch((error) => failures.push(reason(error)));
-    }
-    if (failures.length === 0) return `+OK ${marked.length} removed`;
-    return refuse(`[SYS/TEMP] ${failures.length} of ${marked.length} not removed: ${failures[0]}`);
-  }
-
-  /** Unlocks the mailbox. */
-  [Symbol.dispose](): void {
-    this.lock.close();
+    return { lock, entries };
+  } catch (error) {
+    lock.close();
+    throw error;
   }
 }
 
@@ -165,14 +117,16 @@ export function top(message: Uint8Array, lines: number): Uint8Array {
   return message.subarray(0, end);
 }
 
-/** Serves a client until it leaves. */
+/** Serves a client until it leaves. Throws a {@linkcode LimitError} if a command is too long. */
 export async function converse(conn: FramedConn, account: Account): Promise<void> {
   const random = crypto.getRandomValues(new Uint8Array(8)).toHex();
   const timestamp = `<${Deno.pid}.${Date.now()}.${random}@localhost>`;
   await conn.writeLine(`+OK POP3 server ready ${timestamp}`);
   try {
     const login = await authorize(conn, account, timestamp);
-    const goodbye = login instanceof Maildrop ? await transact(conn, login) : login;
+    const goodbye = typeof login === "object"
+      ? await transact(conn, account.maildir, login)
+      : login;
     if (goodbye) await conn.writeLine(goodbye);
   } catch (error) {
     if (error instanceof LimitError) await conn.writeLine(refuse(error.message));
@@ -180,7 +134,10 @@ export async function converse(conn: FramedConn, account: Account): Promise<void
   }
 }
 
-/** Calls `execute` for each command until that returns something, or the client leaves. */
+/**
+ * Calls `execute` for each command, but for CAPA, which is the same in each state, until that returns
+ * something, or the client leaves.
+ */
 async function eachCommand<T>(
   conn: FramedConn,
   execute: (keyword: string, args: string[], text: string) => Promise<T | void>,
@@ -189,6 +146,10 @@ async function eachCommand<T>(
     const [, keyword, text] = /^(\S*) ?(.*)$/s.exec(line) ?? ["", "", ""];
     const args = text.split(" ").filter((arg) => arg);
     try {
+      if (/^CAPA$/i.test(keyword)) {
+        await answer(conn, "capabilities", CAPABILITIES);
+        continue;
+      }
       const result = await execute(keyword.toUpperCase(), args, text);
       if (result) return result;
     } catch (error) {
@@ -214,7 +175,7 @@ function authorize(
   let failures = 0;
 
   async function logIn(given: string, secret: string): Promise<Maildrop> {
-    if (isSecret(given, secret)) return await fromDisk(Maildrop.open(maildir));
+    if (isSecret(given, secret)) return await fromDisk(openMaildrop(maildir));
     const why = "[AUTH] wrong name or password";
     if (++failures < MAX_FAILURES) throw new Refusal(why);
     await conn.writeLine(refuse(why));
@@ -231,8 +192,6 @@ function authorize(
         return await logIn(`${name}\n${text}`, `${user}\n${password}`);
       case "APOP":
         return await logIn(args.join("\n"), `${user}\n${hash("md5", timestamp + password)}`);
-      case "CAPA":
-        return await answer(conn, "capabilities", CAPABILITIES);
       case "QUIT":
         return "+OK";
       default:
@@ -242,52 +201,76 @@ function authorize(
 }
 
 /** The TRANSACTION state, and at QUIT the UPDATE state: returns what to say at the end. */
-async function transact(conn: FramedConn, drop: Maildrop): Promise<string | undefined> {
-  // Unlocked before the last answer: whoever has that may log in again.
-  using _lock = drop;
-  const count = () => `${drop.entries.length} messages`;
-  await conn.writeLine(`+OK ${count()}`);
+async function transact(
+  conn: FramedConn,
+  maildir: Maildir,
+  { lock, entries }: Maildrop,
+): Promise<string | undefined> {
+  using _lock = lock; // given back before the last answer: whoever has that may log in again
+  const left = () => entries.filter(({ deleted }) => !deleted);
+  await conn.writeLine(`+OK ${entries.length} messages`);
+
+  function find(number = ""): Entry {
+    const entry = /^\d+$/.test(number) ? entries[Number(number) - 1] : undefined;
+    if (!entry || entry.deleted) throw new Refusal("no such message");
+    return entry;
+  }
+
+  async function read(number?: string): Promise<Uint8Array> {
+    const data = await fromDisk(maildir.read(find(number).message).catch(unlessGone));
+    if (!data) throw new Refusal("another program has removed it");
+    return data;
+  }
 
   /** Answers with a line for the message of that number, or with one for each. */
   async function scan(number: string | undefined, show: (entry: Entry) => string): Promise<void> {
     const line = (entry: Entry) => `${entry.number} ${show(entry)}`;
-    if (number !== undefined) return await conn.writeLine(`+OK ${line(drop.find(number))}`);
-    await answer(conn, count(), encoder.encode(drop.entries.map(line).join("\n")));
+    if (number !== undefined) return await conn.writeLine(`+OK ${line(find(number))}`);
+    const lines = left().map(line);
+    await answer(conn, `${lines.length} messages`, encoder.encode(lines.join("\n")));
   }
 
   return await eachCommand(conn, async (keyword, [number, lines = ""]) => {
     switch (keyword) {
       case "STAT": {
-        const total = drop.entries.reduce((sum, { size }) => sum + size, 0);
-        return await conn.writeLine(`+OK ${drop.entries.length} ${total}`);
+        const total = left().reduce((sum, { size }) => sum + size, 0);
+        return await conn.writeLine(`+OK ${left().length} ${total}`);
       }
       case "LIST":
         return await scan(number, ({ size }) => `${size}`);
       case "UIDL":
         return await scan(number, ({ uid }) => uid);
       case "RETR": {
-        const data = await drop.read(number);
+        const data = await read(number);
         return await answer(conn, `${data.length} octets`, data);
       }
       case "TOP":
         if (!/^\d+$/.test(lines)) throw new Refusal("TOP takes a message and a number of lines");
-        return await answer(conn, "its top", top(await drop.read(number), Number(lines)));
+        return await answer(conn, "its top", top(await read(number), Number(lines)));
       case "DELE":
-        drop.find(number).marked = true;
+        find(number).deleted = true;
         return await conn.writeLine("+OK it goes when you QUIT");
       case "RSET":
-        drop.reset();
-        return await conn.writeLine(`+OK ${count()}`);
+        for (const entry of entries) entry.deleted = false;
+        return await conn.writeLine(`+OK ${entries.length} messages`);
       case "NOOP":
         return await conn.writeLine("+OK");
-      case "CAPA":
-        return await answer(conn, "capabilities", CAPABILITIES);
       case "QUIT":
-        return await drop.update();
+        return await update(maildir, entries.filter(({ deleted }) => deleted));
       default:
         throw new Refusal("not a command, or none after the login");
     }
   });
+}
+
+/** The UPDATE state: removes messages, and returns what to say of that. */
+async function update(maildir: Maildir, entries: Entry[]): Promise<string> {
+  const failures: string[] = [];
+  for (const { message } of entries) {
+    await maildir.remove(message).catch((error) => failures.push(reason(error)));
+  }
+  if (failures.length === 0) return `+OK ${entries.length} removed`;
+  return refuse(`[SYS/TEMP] ${failures.length} of ${entries.length} not removed: ${failures[0]}`);
 }
 
 if (import.meta.main) {

@@ -370,12 +370,10 @@ Deno.test({
       const first = `     1      142 B  ${here}  Jürgen                    Grüße \\x1b[31m\n`;
       const list = [`${first}     2       11 B\n     3        2 B\n`, ""];
       assertEquals(await run(), [0, ...list], form);
-      assertEquals(await run("list"), [0, ...list]);
       assertEquals(await run("get", "1"), [0, message, ""]);
-      assertEquals(await run("delete", "2"), [0, "", "pop3_client: deleted 2\n"]);
-      assertEquals(await run("delete", "2"), [0, "", "pop3_client: deleted 2\n"]);
-      assertEquals(await run(), [0, first, ""]);
       assertEquals(await run("delete", "1"), [0, "", "pop3_client: deleted 1\n"]);
+      assertEquals(await run("list"), [0, "     1       11 B\n     2        2 B\n", ""]);
+      for (const message of await maildir.list()) await maildir.remove(message);
       assertEquals(await run(), [0, "", "pop3_client: no messages\n"]);
       const [code, stdout, stderr] = await run("get", "1");
       assertEquals([code, stdout], [1, ""]);
@@ -696,12 +694,12 @@ Deno.test({ name: "a wrong command line is said, and nobody is asked", ignore },
 Deno.test(
   { name: "a trace of the client shows no password, nor what it is made of", ignore },
   async () => {
-    for (const greeting of [GREETING, "+OK\r\n"]) {
+    for (const said of [`${GREETING}+OK\r\n-ERR\r\n`, "+OK\r\n+OK\r\n+OK\r\n-ERR\r\n"]) {
       await using server = testServer(async (conn) => {
-        await conn.writeAll(`${greeting}+OK\r\n+OK\r\n`);
+        await conn.writeAll(said);
         await conn.readToEnd(1000);
       });
-      const args = ["--port", `${server.port}`, "--trace", "--timeout", "1", "get", "1"];
+      const args = ["--port", `${server.port}`, "--trace", "get", "1"];
       const { stderr } = await client(args, "tanstaaf");
       assertMatch(stderr, /> \S+ (APOP mail|USER mail[^]*PASS) \*\*\*/);
       assert(!/tanstaaf|[0-9a-f]{32}/.test(stderr), stderr);
