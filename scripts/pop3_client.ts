@@ -6,10 +6,10 @@
  *       scripts/pop3_server.ts mail
  *     MAIL_PASSWORD=secret deno run --allow-net --allow-env=MAIL_PASSWORD scripts/pop3_client.ts
  *
- * A number is a message's for one session only: whoever deletes 1 makes 2 the next one's 1. `get`
- * writes a message octet for octet as it came, so its lines end with CRLF, as those of an `.eml` file
- * do: `get 1 > 1.eml`, or `get 1 | deno run scripts/email_parse.ts`. Only a terminal is spared what
- * could drive it.
+ * A number is a message's for one session only: once 1 is deleted, 2 is 1 in the next one, so look at
+ * the list before you delete. `get` writes a message octet for octet as it came, with lines that end
+ * with CRLF, as they do in an `.eml` file: `get 1 > 1.eml`, or `get 1 | deno run
+ * scripts/email_parse.ts`. Only a terminal is spared what could drive it.
  *
  * Mirrors the POP3 row of tutorial 003, which names Python's `poplib`, and the chapter "POP" of
  * tutorial 002, both without a listing:
