@@ -116,7 +116,8 @@ export class Pop3Connection {
    * have that, of the whole message.
    */
   async *headers(numbers: number[]): AsyncGenerator<Uint8Array | Error> {
-    const batch = (await this.capabilities()).has("PIPELINING") ? BATCH : 1;
+    const can = await this.capabilities();
+    const batch = can.has("TOP") && can.has("PIPELINING") ? BATCH : 1;
     const refusal = (error: Error) => {
       if (error instanceof RefusedError || error instanceof LimitError) return error;
       throw error;

@@ -553,12 +553,12 @@ const ASKS: [said: string, ask: (pop: Pop3Connection) => Promise<unknown>, resul
   ["-ERR what?\r\n", (pop) => pop.capabilities(), new Set()],
   ["+OK\r\n..\r\n.x\r\n.\r\n", (pop) => pop.retrieve(7), octets(".\r\nx\r\n")],
   [
-    `+OK\r\nPIPELINING\r\n.\r\n+OK\r\n${HEADER}.\r\n-ERR gone\r\n+OK\r\n\r\n.\r\n`,
+    `+OK\r\nPIPELINING\r\nTOP\r\n.\r\n+OK\r\n${HEADER}.\r\n-ERR gone\r\n+OK\r\n\r\n.\r\n`,
     (pop) => Array.fromAsync(pop.headers([1, 2, 3]), words),
     [octets(HEADER), "the server says: gone", octets("\r\n")],
   ],
-  [ // no CAPA, no TOP
-    `-ERR\r\n-ERR\r\n+OK\r\n${HEADER}body\r\n.\r\n-ERR\r\n-ERR gone\r\n+OK\r\n\r\n.\r\n`,
+  [ // no TOP
+    `+OK\r\nPIPELINING\r\n.\r\n-ERR\r\n+OK\r\n${HEADER}body\r\n.\r\n-ERR\r\n-ERR gone\r\n+OK\r\n\r\n.\r\n`,
     (pop) => Array.fromAsync(pop.headers([1, 2, 3]), words),
     [octets(`${HEADER}body\r\n`), "the server says: gone", octets("\r\n")],
   ],
@@ -598,7 +598,7 @@ Deno.test("Pop3Connection takes nothing else for an answer, and not without an e
   // One header that is too long is said in its place, and the talk goes on.
   const huge = `X: ${"x".repeat(300_000)}\r\n\r\n`;
   const { pop } = await at(
-    `${GREETING}+OK\r\nPIPELINING\r\n.\r\n+OK\r\n${huge}.\r\n+OK\r\n${HEADER}.\r\n`,
+    `${GREETING}+OK\r\nPIPELINING\r\nTOP\r\n.\r\n+OK\r\n${huge}.\r\n+OK\r\n${HEADER}.\r\n`,
   );
   const [first, second] = await Array.fromAsync(pop.headers([1, 2]));
   assert(first instanceof LimitError);
@@ -622,7 +622,7 @@ Deno.test("Pop3Connection survives 3000 answers of junk", async () => {
 });
 
 Deno.test("Pop3Connection sends 100 commands at once where the server takes that", async () => {
-  const { wire, conn } = receiving(`${GREETING}+OK\r\nPIPELINING\r\n.\r\n`);
+  const { wire, conn } = receiving(`${GREETING}+OK\r\nPIPELINING\r\nTOP\r\n.\r\n`);
   const pop = new Pop3Connection(conn);
   await pop.greet();
   const numbers = Array.from({ length: 150 }, (_, i) => i + 1);
