@@ -60,7 +60,7 @@ export type Account = { maildir: Maildir; user: string; password: string };
 type Entry = { number: number; message: Message; size: number; uid: string; deleted: boolean };
 
 /** A mailbox as it was at login, and the lock that makes it one session's. */
-type Maildrop = { lock: Deno.FsFile; entries: Entry[] };
+type Maildrop = { maildir: Maildir; lock: Deno.FsFile; entries: Entry[] };
 
 /** What is answered with -ERR. */
 class Refusal extends Error {}
@@ -84,7 +84,7 @@ async function openMaildrop(maildir: Maildir): Promise<Maildrop> {
       const [number, uid] = [entries.length + 1, uniqueId(message)];
       entries.push({ number, message, size, uid, deleted: false });
     }
-    return { lock, entries };
+    return { maildir, lock, entries };
   } catch (error) {
     lock.close();
     throw error;
@@ -124,9 +124,7 @@ export async function converse(conn: FramedConn, account: Account): Promise<void
   await conn.writeLine(`+OK POP3 server ready ${timestamp}`);
   try {
     const login = await authorize(conn, account, timestamp);
-    const goodbye = typeof login === "object"
-      ? await transact(conn, account.maildir, login)
-      : login;
+    const goodbye = typeof login === "object" ? await transact(conn, login) : login;
     if (goodbye) await conn.writeLine(goodbye);
   } catch (error) {
     if (error instanceof LimitError) await conn.writeLine(refuse(error.message));
@@ -201,12 +199,9 @@ function authorize(
 }
 
 /** The TRANSACTION state, and at QUIT the UPDATE state: returns what to say at the end. */
-async function transact(
-  conn: FramedConn,
-  maildir: Maildir,
-  { lock, entries }: Maildrop,
-): Promise<string | undefined> {
-  using _lock = lock; // given back before the last answer: whoever has that may log in again
+async function transact(conn: FramedConn, drop: Maildrop): Promise<string | undefined> {
+  const { maildir, entries } = drop;
+  using _lock = drop.lock; // given back before the last answer: whoever has that may log in again
   const left = () => entries.filter(({ deleted }) => !deleted);
   await conn.writeLine(`+OK ${entries.length} messages`);
 
@@ -265,8 +260,13 @@ async function transact(
 
 /** The UPDATE state: removes messages, and returns what to say of that. */
 async function update(maildir: Maildir, entries: Entry[]): Promise<string> {
+  // Another program may have moved them: one look at all of them costs less than one for each.
+  const messages = new Map(entries.map(({ message }) => [message.name, message]));
+  for (const found of await maildir.list().catch(() => [])) {
+    Object.assign(messages.get(found.name) ?? {}, found);
+  }
   const failures: string[] = [];
-  for (const { message } of entries) {
+  for (const message of messages.values()) {
     await maildir.remove(message).catch((error) => failures.push(reason(error)));
   }
   if (failures.length === 0) return `+OK ${entries.length} removed`;
@@ -281,6 +281,7 @@ if (import.meta.main) {
     permissions: "--allow-net --allow-read --allow-write --allow-env=MAIL_PASSWORD",
     flags: {
       ...serverFlags(PORT),
+      // Ten minutes are the least (RFC 1939, 3).
       idleTimeout: flag("S", "close what is silent for so many seconds", seconds, "600"),
       user: flag("NAME", "whose mailbox it is; the password is MAIL_PASSWORD's", String, "mail"),
       trace: toggle("print both directions of the wire on stderr, passwords too"),
