@@ -13,30 +13,38 @@ export type Dovecot = AsyncDisposable & {
 
 /**
  * Starts Dovecot on the Maildir `Maildir` of a temporary folder, where all of its own files go, too.
- * It takes the password in clear, by AUTH PLAIN and LOGIN, and by APOP.
  *
  * @param options of `cert` and `key`, PEM files, it takes its certificate, and offers STLS and
- * STARTTLS as well.
+ * STARTTLS as well; by the `mechanisms` it takes the password, besides USER and LOGIN.
  */
 export async function startDovecot(
   folder: string,
-  { user, password, cert, key }: { user: string; password: string; cert?: string; key?: string },
+  { user, password, cert, key, mechanisms = "plain login apop" }: {
+    user: string;
+    password: string;
+    cert?: string;
+    key?: string;
+    mechanisms?: string;
+  },
 ): Promise<Dovecot> {
   const [own, maildir] = [`${folder}/dovecot`, `${folder}/Maildir`];
   await Deno.mkdir(own);
-  for (const name of ["tmp", "new", "cur"]) {
-    await Deno.mkdir(`${maildir}/${name}`, { recursive: true });
+  const root = Deno.uid() === 0;
+  const [uid, gid] = root ? [65534, 65534] : [Deno.uid(), Deno.gid()];
+  // A mailbox that it does not own it takes for read-only, and does not say so when it deletes nothing.
+  for (const name of ["", "/tmp", "/new", "/cur"]) {
+    await Deno.mkdir(`${maildir}${name}`, { recursive: true });
+    await Deno.chown(`${maildir}${name}`, uid, gid);
   }
+  await Deno.chmod(folder, 0o711);
   await Deno.writeTextFile(`${own}/users`, `${user}:{PLAIN}${password}\n`);
   const [pop3, imap, pop3s, imaps] = freePorts(4);
   // It serves no mail of root's, so then it is nobody who may read and write everybody's files.
-  const root = Deno.uid() === 0;
   const caps = "+dac_override,+fowner";
   const asNobody = [
     ..."setpriv --reuid=65534 --regid=65534 --clear-groups".split(" "),
     ...[`--inh-caps=${caps}`, `--ambient-caps=${caps}`],
   ];
-  const [uid, gid] = root ? [65534, 65534] : [Deno.uid(), Deno.gid()];
   await Deno.writeTextFile(
     `${own}/conf`,
     `
@@ -47,7 +55,7 @@ protocols = imap pop3
 listen = 127.0.0.1
 ${cert ? `ssl = yes\nssl_cert = <${cert}\nssl_key = <${key}` : "ssl = no"}
 disable_plaintext_auth = no
-auth_mechanisms = plain login apop
+auth_mechanisms = ${mechanisms}
 auth_failure_delay = 0
 mail_location = maildir:${maildir}
 default_internal_user = ${await nameOf("passwd", uid)}
@@ -56,6 +64,9 @@ default_internal_group = ${await nameOf("group", gid)}
 first_valid_uid = 0
 service anvil {
   chroot =
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
 }
 ${login("pop3", pop3, cert ? pop3s : 0)}
 ${login("imap", imap, cert ? imaps : 0)}
