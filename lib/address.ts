@@ -7,6 +7,8 @@
 import { lookup } from "node:dns/promises";
 import { BlockList, isIP } from "node:net";
 
+const LOOPBACK = /^(::ffff:)?127\.|^::1$/;
+
 /** What was asked for cannot be meant: the program ends with 2. */
 export class UsageError extends Error {}
 
@@ -157,7 +159,7 @@ export async function connectDatagrams(
     ? new URL(`http://[${address}]`).hostname.slice(1, -1)
     : address;
   const anywhere = familyOf(hostname) === "ipv6" ? "::" : "0.0.0.0";
-  const local = /^127\.|^::1$/.test(hostname) ? hostname : anywhere;
+  const local = LOOPBACK.test(hostname) ? hostname : anywhere;
   const socket = await listenDatagrams({ ...endpoint, host: local, port: 0 });
   return { socket, server: { transport: "udp", hostname, port } };
 }
@@ -211,6 +213,12 @@ export async function connect(endpoint: Endpoint): Promise<Deno.Conn> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Whether nobody on the way can listen, as over TLS, a Unix socket or this machine's loopback. */
+export function isPrivate(conn: Deno.Conn): boolean {
+  if ("handshake" in conn || !("hostname" in conn.remoteAddr)) return true;
+  return LOOPBACK.test(conn.remoteAddr.hostname);
 }
 
 /** Reads PEM from a file; what is PEM itself it returns. Throws an error that names the file. */

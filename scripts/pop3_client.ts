@@ -28,7 +28,7 @@
 import { hash } from "node:crypto";
 import { format } from "@std/fmt/bytes";
 import PostalMime from "postal-mime";
-import { connect, named, reason, UsageError } from "../lib/address.ts";
+import { connect, isPrivate, named, reason, UsageError } from "../lib/address.ts";
 import { askPassword, clientFlags, flag, main, number, oneOf } from "../lib/cli.ts";
 import { FramedConn, LimitError, printable } from "../lib/framing.ts";
 
@@ -46,12 +46,6 @@ export class RefusedError extends Error {}
 export function checkUser(text: string): string {
   if (/^[^\s\p{Cc}]+$/u.test(text)) return text;
   throw new UsageError(`${JSON.stringify(text)} is not a user's name`);
-}
-
-/** Whether nobody on the way can listen. */
-function isPrivate(conn: Deno.Conn): boolean {
-  if ("handshake" in conn || !("hostname" in conn.remoteAddr)) return true; // TLS, a Unix socket
-  return /^(::ffff:)?127\.|^::1$/.test(conn.remoteAddr.hostname);
 }
 
 /**

@@ -35,7 +35,7 @@
  */
 import { Buffer } from "node:buffer";
 import { encodeBase64 } from "@std/encoding/base64";
-import { connect, named, readPem, UsageError } from "../lib/address.ts";
+import { connect, isPrivate, named, readPem, UsageError } from "../lib/address.ts";
 import { askPassword, clientFlags, main, optional, toggle } from "../lib/cli.ts";
 import { FramedConn, LimitError, printable } from "../lib/framing.ts";
 
@@ -123,12 +123,6 @@ export function checkMailbox(text: string): string {
 function addressLiteral(address: Deno.Addr): string {
   if (!("hostname" in address)) return "localhost"; // a Unix socket
   return address.hostname.includes(":") ? `[IPv6:${address.hostname}]` : `[${address.hostname}]`;
-}
-
-/** Whether nobody on the way can listen. */
-function isPrivate(conn: Deno.Conn): boolean {
-  if ("handshake" in conn || !("hostname" in conn.remoteAddr)) return true; // TLS, a Unix socket
-  return /^(::ffff:)?127\.|^::1$/.test(conn.remoteAddr.hostname);
 }
 
 /**
@@ -328,8 +322,9 @@ if (import.meta.main) {
         argument: "ADDR",
         help: "the sender, who hears of failures; '<>' for nobody",
         parse: (given: string[]) => {
-          if (given.length !== 1) throw new UsageError("exactly one ADDR is needed");
-          return given[0] === "<>" ? "" : checkMailbox(given[0]);
+          const text = given.at(-1);
+          if (text === undefined) throw new UsageError("ADDR is missing");
+          return text === "<>" ? "" : checkMailbox(text);
         },
       },
       to: {

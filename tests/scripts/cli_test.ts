@@ -55,6 +55,7 @@ async function runWith(
 const GIVEN = new Map([
   ["email_build", ["--from", "ann@example.test", "--to", "bob@example.test"]],
   ["load_balancer", ["--backend", "127.0.0.1:1"]],
+  ["smtp_client", ["--from", "ann@example.test", "--to", "bob@example.test"]],
 ]);
 
 /** A command of those that have none to listen. */
@@ -175,7 +176,7 @@ testEach(
       if (shape.has(flag)) cases.push([[...given, ...args], says]);
     }
     if (required(shape, path).length > 0) {
-      cases.push([[], new RegExp(`${GIVEN.get(name)?.[0] ?? shape.wanted[0]}( .*)? is missing`)]);
+      cases.push([[], new RegExp(`${GIVEN.get(name)?.[0] ?? shape.wanted[0]}(:? .*)? is missing`)]);
     }
     await Promise.all(cases.map(async ([args, says]) => {
       const result = await run(name, args, { permissions: FILES, cwd: path, stdin: "x\n" });
@@ -271,7 +272,7 @@ const ASKED = new Map([
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
 ]);
-const asked = (name: string) => ASKED.get(name) ?? [];
+const asked = (name: string) => [...GIVEN.get(name) ?? [], ...ASKED.get(name) ?? []];
 
 const isConnected = (shape: Shape) => isClient(shape) && shape.has("--tls");
 

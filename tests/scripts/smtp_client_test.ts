@@ -713,9 +713,8 @@ Deno.test({
     const [from, to] = [TO.slice(0, 2), TO.slice(2)];
     for (
       const [args, why] of [
-        [[], "--from: exactly one ADDR is needed"],
-        [to, "--from: exactly one ADDR is needed"],
-        [[...from, ...from, ...to], "--from: exactly one ADDR is needed"],
+        [[], "--from: ADDR is missing"],
+        [to, "--from: ADDR is missing"],
         [from, "--to: ADDR is missing"],
         [[...from, "--to", ""], "--to: ADDR is missing"],
         [[...from, ...to, "--to", "a b"], '--to: "a b" is not a mail address (ann@example.org)'],
