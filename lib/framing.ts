@@ -18,6 +18,7 @@ const FIRST_BUFFER = 1024; // octets: most of what an idle connection costs
 const BULK_BUFFER = 65536; // octets to which the buffer grows for a peer that fills it
 const QUIET = 50; // milliseconds that readMessage takes for an end
 const [CR, LF, DOT] = [0x0d, 0x0a, 0x2e];
+const DOT_END = new Uint8Array([CR, LF, DOT, CR, LF]);
 const EMPTY = new Uint8Array(0);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte order mark is data here
@@ -133,27 +134,23 @@ export class FramedConn {
    * where another sees one. Past `max` it reads on to the dot first, so that the talk can go on.
    */
   async readDotLines(max: number): Promise<Uint8Array<ArrayBuffer>> {
-    let message = new Uint8Array(FIRST_BUFFER); // it grows: an object for each line would take 200
-    let [size, last, atStart] = [0, LF, true];
-    for (;;) {
-      // A line longer than the first buffer is not waited for, but taken in pieces.
-      while (this.buffered < FIRST_BUFFER && !this.#sizeUntil(LF)) await this.#need();
-      const length = this.#sizeUntil(LF) || this.buffered;
-      const piece = this.#take(length);
-      const stuffed = Number(atStart && piece[0] === DOT);
-      if (stuffed && length === 3 && piece[1] === CR && piece[2] === LF) break;
-      atStart = piece[length - 1] === LF && (length > 1 ? piece[length - 2] : last) === CR;
-      last = piece[length - 1];
-      const text = piece.subarray(stuffed);
-      size += text.length;
+    let message = new Uint8Array(FIRST_BUFFER);
+    let [size, matched] = [0, 2]; // and octets of DOT_END that came last; it begins as a line does
+    while (matched < DOT_END.length) {
+      if (this.buffered === 0) await this.#need();
       if (size > max) message = EMPTY;
-      else {
-        if (size > message.length) {
-          const larger = new Uint8Array(Math.min(2 * size, max));
-          larger.set(message);
-          message = larger;
-        }
-        message.set(text, size - text.length);
+      else if (size + this.buffered >= message.length) {
+        const larger = new Uint8Array(Math.min(2 * (size + this.buffered) + 1, max));
+        larger.set(message.subarray(0, max));
+        message = larger;
+      }
+      while (matched < DOT_END.length && this.buffered > 0) {
+        const octet = this.#buffer[this.#start++];
+        const heldBack = matched === 4; // the CR after a dot
+        matched = octet === DOT_END[matched] ? matched + 1 : octet === CR ? 1 : 0;
+        if (matched > 2) continue;
+        if (heldBack) message[size++] = CR;
+        message[size++] = octet; // past max it goes nowhere
       }
     }
     if (size > max) throw new LimitError(`message of more than ${max} bytes`);
