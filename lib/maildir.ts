@@ -25,8 +25,8 @@ export type Message = {
 
 /** A Maildir. Where not told otherwise, methods throw the system's error. */
 export class Maildir {
-  #syncing: Promise<void> = Promise.resolve();
-  #nextSync?: Promise<void>;
+  readonly #syncNew = together(() => sync(`${this.path}/new`));
+  readonly #syncCur = together(() => sync(`${this.path}/cur`));
 
   /** The one at `path`, which is there. */
   constructor(readonly path: string) {}
@@ -37,10 +37,7 @@ export class Maildir {
       await Deno.mkdir(`${path}/${folder}`, { recursive: true, mode: 0o700 });
     }
     for await (const { name } of Deno.readDir(`${path}/tmp`)) {
-      const { mtime } = await Deno.lstat(`${path}/tmp/${name}`);
-      if (mtime && Date.now() - mtime.getTime() > ABANDONED) {
-        await Deno.remove(`${path}/tmp/${name}`);
-      }
+      await removeAbandoned(`${path}/tmp/${name}`);
     }
     return new Maildir(path);
   }
@@ -74,7 +71,7 @@ export class Maildir {
       await writeSynced(temporary, file);
       if (received) await Deno.utime(temporary, received, received);
       await Deno.rename(temporary, final);
-      await this.#syncFolders();
+      await (isNew ? this.#syncNew() : this.#syncCur());
     } catch (error) {
       for (const path of [temporary, final]) await Deno.remove(path).catch(() => {});
       throw error;
@@ -145,17 +142,33 @@ export class Maildir {
       }
     }
   }
+}
 
-  /** Has the names of what was delivered on disk: one sync for all that wait for it at a time. */
-  #syncFolders(): Promise<void> {
-    return this.#nextSync ??= this.#syncing = this.#syncing.catch(() => {}).then(async () => {
-      this.#nextSync = undefined; // what is delivered from now on needs another one
-      for (const folder of ["new", "cur"]) {
-        using file = await Deno.open(`${this.path}/${folder}`);
-        await file.sync();
-      }
-    });
+async function removeAbandoned(path: string): Promise<void> {
+  try {
+    const { mtime } = await Deno.lstat(path);
+    if (mtime && Date.now() - mtime.getTime() > ABANDONED) await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error; // delivered meanwhile
   }
+}
+
+/** Makes a function that does the action once for all who call it while the last one is under way. */
+function together(action: () => Promise<void>): () => Promise<void> {
+  let last = Promise.resolve();
+  let next: Promise<void> | undefined;
+  return () => {
+    return next ??= last = last.catch(() => {}).then(() => {
+      next = undefined; // who calls from now on needs another one
+      return action();
+    });
+  };
+}
+
+/** Has what a folder lists on disk. */
+async function sync(folder: string): Promise<void> {
+  using file = await Deno.open(folder);
+  await file.sync();
 }
 
 function inCur(name: string, flags: string): string {

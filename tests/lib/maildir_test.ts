@@ -156,6 +156,15 @@ Deno.test({ name: "what was left half-written goes after a day and a half", igno
   assertEquals(await names(`${folder.path}/tmp`), ["young"]);
 });
 
+Deno.test({ name: "a Maildir is opened while others deliver to it", ignore }, async () => {
+  await using folder = await temporaryFolder();
+  const maildir = await Maildir.open(folder.path);
+  const texts = Array.from({ length: 200 }, (_, i) => `message ${i}`);
+  const delivered = Promise.all(texts.map((text) => maildir.deliver(octets(text))));
+  for (let i = 0; i < 20; i++) await Maildir.open(folder.path);
+  await delivered;
+});
+
 Deno.test({ name: "10,000 messages are in the order of their numbers", ignore }, async () => {
   await using folder = await temporaryFolder();
   const maildir = await Maildir.open(folder.path);
