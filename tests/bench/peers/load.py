@@ -1,12 +1,13 @@
 """The load of load.go, for machines without Go. It is slower and may be what the numbers show.
 
-load.py daytime|dns|file|http-big|http-small|socketserver|udp_echo ADDRESS SECONDS
+load.py daytime|dns|file|http-big|http-small|smtp|socketserver|udp_echo ADDRESS SECONDS
 """
 
 import contextlib
 import itertools
 import multiprocessing
 import re
+import selectors
 import socket
 import sys
 import time
@@ -16,6 +17,15 @@ MOST = 20000  # and altogether, as each leaves a port in TIME_WAIT
 WINDOW = 64  # datagrams under way
 SIZE = 64  # octets of an echo's
 KEPT = 32  # connections kept for small files
+SENDERS = 16  # connections on which mail is sent
+# What begins to send mail, what sends a message of 1 KB, and the replies.
+HELO = [(b"HELO load\r\n", b"250")]
+MAIL = [
+    (b"MAIL FROM:<ann@example.org>\r\n", b"250"),
+    (b"RCPT TO:<bob@example.org>\r\n", b"250"),
+    (b"DATA\r\n", b"354"),
+    (b"Subject: load\r\n\r\n" + (b"x" * 70 + b"\r\n") * 14 + b".\r\n", b"250"),
+]
 # Which IPv4 addresses has example.test?
 QUESTION = (
     bytes.fromhex("1234 0100 0001 0000 0000 0000")
@@ -67,6 +77,32 @@ def get(address, path, kept, end):
             conn.sendall(request)
 
 
+def send(address, senders, end):
+    """Sends one message after the other on each connection, none of which waits for another;
+    returns how many were taken."""
+    count = 0
+    with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
+        steps = {}
+        for _ in range(senders):
+            conn = stack.enter_context(socket.create_connection(address))
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ready.register(conn, selectors.EVENT_READ)
+            conn.recv(1000)
+            conn.sendall(HELO[0][0])
+            steps[conn] = HELO + MAIL
+        while time.monotonic() < end:
+            for key, _ in ready.select(1):
+                conn = key.fileobj
+                reply = conn.recv(1000)
+                (_, expected), *rest = steps[conn]
+                if not reply.startswith(expected):
+                    sys.exit("refused: %r" % reply)
+                count += not rest
+                steps[conn] = rest or MAIL
+                conn.sendall(steps[conn][0][0])
+    return count
+
+
 def ask(address, datagram, end):
     """Sends datagrams and, for each that comes back, the next; returns how many came back."""
     count = 0
@@ -99,6 +135,8 @@ if __name__ == "__main__":
         done = get(address, b"/small.txt", KEPT, end)[0]
     elif what == "http-big":
         done = get(address, b"/big.bin", 1, end)[1]
+    elif what == "smtp":
+        done = send(address, SENDERS, end)
     elif what == "file":
         done = converse(address, b"Hello server!\n", MOST, end)[1]
     else:
