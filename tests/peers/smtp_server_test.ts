@@ -255,7 +255,7 @@ Deno.test({
     // Some say nothing, or not all of it.
     for (let i = 0; i < 200; i++) await open(["", "EHL", `HELO x\r\n${mail}half`][i % 3]);
     // Some do not read the answers to what they send and send.
-    for (const line of ["HELP\r\n", "RSET\r\n", "RCPT TO:<a@b>\r\n", "NOOP\r\nRSET\r\n"]) {
+    for (const line of ["HELP\r\n", "RSET\r\n"]) {
       const deaf = await open("");
       let wrote = 0;
       (async () => {
@@ -269,15 +269,15 @@ Deno.test({
         return false;
       });
     }
-    // One sends a line without an end, one a message of nothing but ends, one 50 MB of a message.
+    // One sends a line without an end, one a message of nothing but ends, one 20 MB of a message.
     const line = await open("");
     await (async () => {
       for (let i = 0; i < 10; i++) await line.writeAll("x".repeat(MB));
     })().catch(() => {}); // the server may have waited long enough for its end
     assertMatch(await hear(line).catch(() => "500 "), /500 /);
-    await takes("\r\n".repeat(5 * MB - 1000));
+    await takes("\r\n".repeat(MB));
     const large = await open(`HELO x\r\n${mail}`);
-    for (let i = 0; i < 50; i++) await large.writeAll("x".repeat(MB));
+    for (let i = 0; i < 20; i++) await large.writeAll("x".repeat(MB));
     await large.writeAll("\r\n.\r\nQUIT\r\n");
     assertMatch(await hear(large), /552 5\.3\.4 [^]*221 /);
     await takes();
@@ -292,22 +292,29 @@ Deno.test({
 });
 
 Deno.test({
-  name: "smtp_server with few descriptors outlives more connections than it has",
+  name: "smtp_server out of descriptors refuses for now, and loses nothing",
   ignore: missing("prlimit"),
   async fn() {
     await using folder = await temporaryFolder();
     const argv = peers.limited(64, "smtp_server", [`${folder.path}/mail`]);
     await using server = new Program(argv);
     const port = await server.port();
+    using conn = await dial(port);
+    await conn.writeAll("HELO x\r\n");
+    await hear(conn, /^250 /m);
+    const mail = "MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nx\r\n.\r\n";
     {
       await using stack = new AsyncDisposableStack();
       for (let i = 0; i < 150; i++) stack.use(await dial(port));
       await server.until(/cannot accept, trying again/, "stderr");
-      // One that was accepted is told that its message cannot be stored, and loses nothing.
+      await conn.writeAll(mail);
+      await hear(conn, /^451 4\.3\.0 .*\r\n/m);
     }
-    using conn = await dial(port);
-    await conn.writeAll("HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n");
-    assertMatch(await hear(conn), /octets stored\r\n221 /);
+    await eventually("it has descriptors again", async () => {
+      await conn.writeAll(mail);
+      return /^250 .* stored\r\n/m.test(await hear(conn, /^(250 .* stored|451 .*)\r\n/m));
+    });
     assertEquals((await stored(`${folder.path}/mail`)).length, 1);
+    assertEquals((await tree(folder.path)).filter((name) => name.startsWith("mail/tmp/")), []);
   },
 });
