@@ -4,7 +4,8 @@
  * servers and many mail programs find it.
  *
  *     deno run --allow-net --allow-read --allow-write scripts/smtp_server.ts mail
- *     deno run --allow-net --allow-read scripts/smtp_client.ts --from a@example.org --to b@example.org README.md
+ *     printf 'Subject: hello\n\nHello, Bob.\n' | deno run --allow-net scripts/smtp_client.ts \
+ *       --from ann@example.org --to bob@example.org
  *     nc -C 127.0.0.1 8025
  *
  * It takes mail for everybody, or with `--domain` for some domains only, and sends nothing on to
