@@ -322,6 +322,7 @@ if (import.meta.main) {
       maxSize: flag("N", "refuse messages of more octets", number(1, 1e9), "10485760"),
     },
   }, async (flags, path) => {
+    const listener = await listen(flags);
     const service = {
       maildir: await Maildir.open(path),
       maxSize: flags.maxSize,
@@ -329,6 +330,6 @@ if (import.meta.main) {
       log: (line: string) => console.error(`${flags.name}: ${printable(line)}`),
     };
     const options = { ...flags, signal: stopSignal() };
-    await serve(await listen(flags), (conn) => converse(conn, service), options);
+    await serve(listener, (conn) => converse(conn, service), options);
   });
 }
