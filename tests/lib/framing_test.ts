@@ -269,17 +269,6 @@ async function relayed(
   return { conn: receiving(...pieces, null).conn, sent };
 }
 
-Deno.test("lines are stuffed and ended where one piece that is sent ends and the next begins", async () => {
-  const below = random(1);
-  for (let length = 65520; length < 65540; length++) {
-    const text = Array.from({ length }, () => "..\n\r"[below(4)]).join("");
-    const { conn, wire } = receiving();
-    await conn.writeDotLines(octets(text));
-    const ends = text.replace(/\r?\n/g, "\r\n").replace(/[^\n]$/, "$&\r\n");
-    assertEquals(wire.written, ends.replace(/(?<=^|\r\n)\./g, "..") + ".\r\n");
-  }
-});
-
 Deno.test("what is written in a form is read back", async () => {
   for (let seed = 1; seed <= 300; seed++) {
     const below = random(seed);
