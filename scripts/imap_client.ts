@@ -93,7 +93,7 @@ async function readValues(
 ): Promise<Value[]> {
   // Blanks, a parenthesis, a quoted string, a literal's length, a section with its blanks, an atom.
   const token =
-    /( +)|([()])|"([^"\\]*(?:\\.[^"\\]*)*)"|\{(\d+)\}$|BODY\[[^\]]*\](?:<\d+>)?|[^ ()"{]+/isy;
+    /( +)|([()])|"([^"\\]*(?:\\.[^"\\]*)*)"|\{(\d+)\}$|BODY\[[^\]]*][<\d>]*|(?!BODY\[)[^ ()"{]+/isy;
   const lists: Value[][] = [[]];
   for (let at = 0; at < line.length; at = token.lastIndex) {
     const [atom, blank, bracket, quoted, length] = token.exec(line) ?? unexpected(line.slice(at));
@@ -170,7 +170,7 @@ export function encodeFolder(name: string): string {
 
 /** A folder's name as people read it; as it is, if it is not as {@linkcode encodeFolder} makes it. */
 export function decodeFolder(name: string): string {
-  const decoded = name.replace(/&([^-]*)-/g, (_, base64: string) => {
+  const decoded = name.replace(/&([A-Za-z0-9+,]*)-/g, (_, base64: string) => {
     const octets = Buffer.from(base64.replaceAll(",", "/"), "base64");
     return base64 ? octets.subarray(0, octets.length & ~1).swap16().toString("utf16le") : "&";
   });
@@ -472,7 +472,7 @@ async function show(imap: Imap, { folder }: Options, [uid]: string[]): Promise<v
   const body = (await fetch(`(UID BODY.PEEK[${part.section}])`)).get("BODY[]");
   // An unknown charset is taken for Windows-1252.
   const { text, html } = await PostalMime.parse(octetsOf(part.header + stringOf(body)));
-  print(text ?? html ?? "");
+  print((text ?? html ?? "").trimEnd());
 }
 
 /**
