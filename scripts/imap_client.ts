@@ -32,7 +32,7 @@
 import { Buffer } from "node:buffer";
 import { delay } from "@std/async/delay";
 import { format } from "@std/fmt/bytes";
-import PostalMime, { decodeWords } from "postal-mime";
+import PostalMime, { decodeWords, type Email } from "postal-mime";
 import { connect, type Endpoint, named, UsageError } from "../lib/address.ts";
 import { askPassword, clientFlags, flag, main, number, parse, stopSignal } from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, LimitError, printable } from "../lib/framing.ts";
@@ -43,9 +43,10 @@ const MAX_LINE = 8 * 1024 * 1024; // octets of a response up to a literal or its
 const MAX_ANSWER = 64 * 1024 * 1024; // octets of all that answers a command
 const OVERHEAD = 100; // octets that a value takes in memory besides its own
 const MAX_DEPTH = 200; // lists in lists
+const MAX_HEADER = 65536; // octets of a message's header fields
 const RENEW = 5 * 60_000; // milliseconds of IDLE; after 30 minutes a server may hang up
-const FLAGS = ["\\draft", "\\flagged", "\\answered", "\\seen", "\\deleted"];
 const POLL = 30_000; // milliseconds from NOOP to NOOP where there is no IDLE
+const FLAGS = ["\\draft", "\\flagged", "\\answered", "\\seen", "\\deleted"];
 
 /** What responses consist of: an atom or a string, whose characters are octets, NIL, a list. */
 export type Value = string | null | Value[];
@@ -53,9 +54,8 @@ export type Value = string | null | Value[];
 /** A response of a server. */
 export type Response = {
   tag: string; // of the command that it ends; `*`: none; `+`: the server waits for more of it
-  name: string; // in capitals: OK, NO, BAD, BYE, PREAUTH with a text, or EXISTS, FETCH, LIST, ...
-  text: string; // for people, before it in brackets what is for programs
-  values: Value[];
+  name: string; // in capitals: EXISTS, FETCH, LIST, ..., or OK, NO, BAD, BYE, PREAUTH
+  values: Value[]; // of the latter, and of `+`, a text for people
 };
 
 /** Counts what an answer takes in memory; throws a {@linkcode LimitError} past 64 MiB. */
@@ -76,13 +76,11 @@ function meter(): (octets: number) => void {
 export async function readResponse(conn: FramedConn, spend = meter()): Promise<Response> {
   const line = await readLine(conn, spend);
   const [, tag, status, text = ""] = /^(\S+) (OK|NO|BAD|BYE|PREAUTH)(?: (.*))?$/is.exec(line) ?? [];
-  if (status) {
-    return { tag, name: status.toUpperCase(), text: octetsOf(text).toString(), values: [] };
-  }
-  if (/^\+( |$)/.test(line)) return { tag: "+", name: "", text: line.slice(2), values: [] };
+  if (status) return { tag, name: status.toUpperCase(), values: [text] };
+  if (/^\+( |$)/.test(line)) return { tag: "+", name: "", values: [line.slice(2)] };
   const [start, name] = /^\* (?:\d+ )?([A-Z][\w-]*)(?: |$)/i.exec(line) ?? unexpected(line);
   const values = await readValues(conn, line.slice(start.length), spend);
-  return { tag: "*", name: name.toUpperCase(), text: "", values };
+  return { tag: "*", name: name.toUpperCase(), values };
 }
 
 /** Reads values, of which `line` has those up to the first literal. */
@@ -131,6 +129,10 @@ async function readLine(conn: FramedConn, spend: (octets: number) => void): Prom
 
 function unexpected(line: string): never {
   fail(`not a response of IMAP: ${line.slice(0, 80)}`);
+}
+
+function wordsOf({ name, values: [text] }: Response): string {
+  return `the server says ${name} ${octetsOf(text)}`;
 }
 
 function fail(message: string): never {
@@ -193,8 +195,10 @@ function isPrivate(conn: Deno.Conn): boolean {
  * BAD or BYE, else what {@linkcode readResponse} or the connection does.
  */
 export class Imap {
-  /** Set to true when the server tells that there are messages, which it does if more arrive. */
+  /** Set to true when the server tells how many messages there are, as it does if more arrive. */
   news = false;
+  /** A UID that the messages in the folder are below, as far as the server has told. */
+  next = 1;
   #commands = 0;
 
   /** Takes over `conn`. */
@@ -202,17 +206,17 @@ export class Imap {
 
   /** Reads the greeting; true if the server knows already who this is. */
   async greet(): Promise<boolean> {
-    const { name, text } = await this.#read();
-    return name === "PREAUTH" || name !== "OK" && unexpected(`${name} ${text}`);
+    const { name, values } = await this.#read();
+    return name === "PREAUTH" || name !== "OK" && unexpected(`${name} ${values}`);
   }
 
   /**
-   * Sends a command, and returns the responses before the one that ends it.
+   * Sends a command, and returns the values of the responses that have its name.
    *
    * @param args go as they are, octets as a literal, which the server has to ask for.
    * @throws {TypeError} if there is a CR or LF where no literal is.
    */
-  async command(name: string, ...args: (string | Uint8Array)[]): Promise<Response[]> {
+  async command(name: string, ...args: (string | Uint8Array)[]): Promise<Value[][]> {
     const tag = `A${++this.#commands}`;
     let line = `${tag} ${name}`;
     for (const arg of args) {
@@ -226,13 +230,13 @@ export class Imap {
       }
     }
     await this.conn.writeLine(line);
-    return await this.#readTo(tag, tag);
+    const responses = await this.#readTo(tag, tag);
+    return responses.filter((response) => name.endsWith(response.name)).map(({ values }) => values);
   }
 
   /** What the server can do, in capitals; after the login it may be more. */
   async capabilities(): Promise<Set<string>> {
-    const responses = await this.command("CAPABILITY");
-    const words = responses.flatMap(({ name, values }) => name === "CAPABILITY" ? values : []);
+    const words = (await this.command("CAPABILITY")).flat();
     return new Set(words.map((word) => stringOf(word).toUpperCase()));
   }
 
@@ -249,11 +253,9 @@ export class Imap {
     await this.command("LOGIN", quote(user), Buffer.from(password));
   }
 
-  /** Enters a folder to look around; returns UIDNEXT, below which the messages there are. */
-  async examine(folder: string): Promise<number> {
-    const responses = await this.command("EXAMINE", quote(encodeFolder(folder)));
-    const [next] = responses.flatMap(({ text }) => /^\[UIDNEXT (\d+)\]/i.exec(text)?.[1] ?? []);
-    return next ? Number(next) : unexpected("EXAMINE without UIDNEXT");
+  /** Enters a folder to look around. */
+  async examine(folder: string): Promise<void> {
+    await this.command("EXAMINE", quote(encodeFolder(folder)));
   }
 
   /**
@@ -263,11 +265,8 @@ export class Imap {
   async search(keys: string[]): Promise<number[]> {
     const args = keys.map((key) => /^[!-~]+$/.test(key) && !/["%\\{]/.test(key) ? key : quote(key));
     const charset = args.every((arg) => typeof arg === "string") ? [] : ["CHARSET", "UTF-8"];
-    const responses = await this.command("UID SEARCH", ...charset, ...args);
-    return responses.flatMap(({ name, values }) => name === "SEARCH" ? values : [])
-      .map((uid) =>
-        /^\d+$/.test(stringOf(uid)) ? Number(uid) : unexpected("SEARCH without numbers")
-      )
+    const uids = (await this.command("UID SEARCH", ...charset, ...args)).flat();
+    return uids.map((uid) => Number(uid) || unexpected("SEARCH without numbers"))
       .sort((a, b) => a - b);
   }
 
@@ -276,18 +275,18 @@ export class Imap {
    * there are UID and, whatever it is that is fetched of their octets, `BODY[]`.
    */
   async fetch(uids: string, items: string): Promise<Map<string, Value>[]> {
-    const responses = await this.command("UID FETCH", uids, items);
-    return responses.filter(({ name }) => name === "FETCH").map(({ values }) => mapOf(values[0]))
+    const messages = (await this.command("UID FETCH", uids, items)).map(([list]) => mapOf(list))
       .filter((message) => message.has("UID") && message.has("BODY[]")); // others came unasked
+    for (const message of messages) this.next = Math.max(this.next, Number(message.get("UID")) + 1);
+    return messages;
   }
 
   /** Takes what comes, until there is news or until `over`. */
   async listen(over: Promise<unknown>): Promise<void> {
-    const more = () =>
-      Promise.race([this.conn.readable().then(() => true), over.then(() => false)]);
-    while (!this.news && await more()) {
-      const { tag, name, text } = await this.#read();
-      if (tag !== "*") unexpected(`${tag} ${name} ${text}`);
+    const ended = over.then(() => false);
+    while (!this.news && await Promise.race([this.conn.readable().then(() => true), ended])) {
+      const { tag, name, values } = await this.#read();
+      if (tag !== "*") unexpected(`${tag} ${name} ${values}`);
     }
   }
 
@@ -312,20 +311,22 @@ export class Imap {
     const responses: Response[] = [];
     for (const spend = meter();;) {
       const response = await this.#read(spend);
-      const { tag, name, text } = response;
-      if (tag === command && name !== "OK") fail(`the server says ${name} ${text}`);
+      const { tag, name, values } = response;
+      if (tag === command && name !== "OK") fail(wordsOf(response));
       if (tag === end) return responses;
-      if (tag !== "*") unexpected(`${tag} ${name} ${text}`);
+      if (tag !== "*") unexpected(`${tag} ${name} ${values}`);
       responses.push(response);
     }
   }
 
   async #read(spend = meter()): Promise<Response> {
     const response = await readResponse(this.conn, spend);
-    const { name, text } = response;
-    if (name === "BYE") fail(`the server says BYE ${text}`);
-    if (/^\[ALERT\]/i.test(text)) say(`the server says ${text}`); // people must see it (7.1)
+    const { name, values: [text] } = response;
+    if (name === "BYE") fail(wordsOf(response));
+    if (/^\[ALERT\]/i.test(stringOf(text))) say(wordsOf(response)); // people must see it (7.1)
     if (name === "EXISTS") this.news = true;
+    const [, next] = /^\[UIDNEXT (\d+)\]/i.exec(stringOf(text)) ?? [];
+    if (next) this.next = Number(next);
     return response;
   }
 }
@@ -335,13 +336,17 @@ export type Part = {
   depth: number; // in how many others it is
   section: string; // by which it is fetched, as `2.1`
   type: string; // `text/plain`, in small letters
-  header: string; // what of its header the server tells, its characters octets
-  size: number; // octets, as they are encoded
+  params?: Value; // of the type: names and values
+  disposition?: Value; // `attachment` or `inline`, and its params
+  encoding: string; // of its octets for the transfer
+  size: number; // in octets, so encoded
+  subject?: Value; // of a part that is a message
 };
 
 /**
  * The parts of a message, those in others after them, as BODYSTRUCTURE has them (RFC 3501, 7.4.2).
- * The message may be within another one, where it is `section`; `own` is that of a part on its own.
+ *
+ * @param section of the message, if it is a part of another; `own` of its only part.
  */
 export function partsOf(body: Value, section = "", own = below(section, 1), depth = 0): Part[] {
   const fields = listOf(body);
@@ -351,24 +356,34 @@ export function partsOf(body: Value, section = "", own = below(section, 1), dept
     const parts = fields.slice(0, end).flatMap((part, i) => {
       return partsOf(part, below(section, i + 1), below(section, i + 1), depth + 1);
     });
-    return [{ depth, section, type, header: "", size: 0 }, ...parts];
+    return [{ depth, section, type, encoding: "", size: 0 }, ...parts];
   }
   const [main, subtype, params, _id, _description, encoding, size, envelope, inner] = fields;
   const isMessage = Array.isArray(envelope);
   const type = `${stringOf(main)}/${stringOf(subtype)}`.toLowerCase();
-  const [disposition, more] = listOf(fields[isMessage ? 11 : type.startsWith("text/") ? 9 : 8]);
-  const header = Object.entries({
-    "Content-Type": type + paramsOf(params),
-    "Content-Transfer-Encoding": stringOf(encoding),
-    "Content-Disposition": stringOf(disposition) + paramsOf(more),
-    Subject: isMessage ? stringOf(envelope[1]) : "",
-  }).map(([name, value]) => `${name}: ${value.replace(/[\r\n]+/g, " ")}\r\n`).join("") + "\r\n";
-  const part = { depth, section: own, type, header, size: Number(stringOf(size)) || 0 };
+  const part = {
+    ...{ depth, section: own, type, params, size: Number(size) || 0 },
+    disposition: fields[isMessage ? 11 : type.startsWith("text/") ? 9 : 8],
+    encoding: stringOf(encoding).toLowerCase(),
+    subject: isMessage ? envelope[1] : undefined,
+  };
   return [part, ...isMessage ? partsOf(inner, own, undefined, depth + 1) : []];
 }
 
 function below(section: string, number: number): string {
   return section === "" ? `${number}` : `${section}.${number}`;
+}
+
+/** What a part is called: a file's name, a message's subject, or "". */
+async function titleOf({ params, disposition, subject }: Part): Promise<string> {
+  const [kind, more] = listOf(disposition);
+  const lines = [
+    `Content-Type: application/octet-stream${paramsOf(params)}`, // a file, whatever it is
+    `Content-Disposition: ${stringOf(kind)}${paramsOf(more)}`,
+    `Subject: ${stringOf(subject)}`,
+  ].map((line) => `${line.replace(/[\r\n]+/g, " ")}\r\n`);
+  const email = await readHeader(lines.join(""));
+  return email.subject || email.attachments[0]?.filename || "";
 }
 
 function paramsOf(value: Value | undefined): string {
@@ -377,11 +392,34 @@ function paramsOf(value: Value | undefined): string {
   }).join("");
 }
 
+/** Reads header fields. Their size is bounded, as postal-mime takes 2 KiB and 20 µs for a line. */
+async function readHeader(fields: Value | undefined): Promise<Email> {
+  return await PostalMime.parse(octetsOf(fields).subarray(0, MAX_HEADER));
+}
+
 /** The first part to read. Of several forms of the same text the plainest comes first. */
 export function textPartOf(parts: Part[]): Part | undefined {
-  return parts.find(({ type, header }) => {
-    return /^text\/(plain|html)$/.test(type) && !/^Content-Disposition: attachment/im.test(header);
+  return parts.find(({ type, disposition }) => {
+    const [kind] = listOf(disposition);
+    return /^text\/(plain|html)$/.test(type) && !/^attachment$/i.test(stringOf(kind));
   });
+}
+
+/** The text of a part; one in an unknown charset is read as if in Windows-1252. */
+export function decodeText({ params, encoding }: Part, octets: string): string {
+  if (encoding === "quoted-printable") {
+    octets = octets.replace(/=(?:[ \t]*\r?\n|([0-9A-F]{2}))/gi, (_, code) => {
+      return code ? String.fromCharCode(parseInt(code, 16)) : "";
+    });
+  }
+  const data = Buffer.from(octets, encoding === "base64" ? "base64" : "latin1");
+  const charset = stringOf(mapOf(params).get("CHARSET"));
+  try {
+    // ASCII is what a text is in that says nothing: it may well be in UTF-8.
+    return new TextDecoder(/^(us-ascii)?$/i.test(charset) ? "utf-8" : charset).decode(data);
+  } catch {
+    return new TextDecoder("windows-1252").decode(data);
+  }
 }
 
 /** Prints text from the network, of which only tabs and lines' ends work as such. */
@@ -397,33 +435,30 @@ function say(line: string): void {
 type Options = Endpoint & FramedConnOptions & { user: string; folder: string; last: number };
 
 async function listFolders(imap: Imap): Promise<void> {
-  for (const { name, values: [attributes, _, value] } of await imap.command("LIST", '""', "*")) {
-    if (name !== "LIST") continue;
-    const folder = octetsOf(value).toString();
+  for (const [attributes, _delimiter, name] of await imap.command("LIST", '""', "*")) {
+    const folder = octetsOf(name).toString();
     const shown = printable(decodeFolder(folder));
     if (/\\(Noselect|NonExistent)\b/i.test(listOf(attributes).join(" "))) {
       console.log(`${shown}: only folders`);
       continue;
     }
-    const responses = await imap.command("STATUS", quote(folder), "(MESSAGES UNSEEN)")
+    const [[, counts] = []] = await imap.command("STATUS", quote(folder), "(MESSAGES UNSEEN)")
       .catch((error) => {
         throw named(shown, error);
       });
-    const counts = mapOf(responses.find(({ name }) => name === "STATUS")?.values[1]);
-    const [messages, unseen] = ["MESSAGES", "UNSEEN"].map((item) => stringOf(counts.get(item)));
+    const status = mapOf(counts);
+    const [messages, unseen] = ["MESSAGES", "UNSEEN"].map((item) => stringOf(status.get(item)));
     console.log(printable(`${shown}: ${messages} messages, ${unseen} unseen`));
   }
 }
 
-/** Prints a line for each of the messages; returns the largest UID of them, or 0. */
-async function summarise(imap: Imap, uids: string, from = 1): Promise<number> {
-  const header = "BODY.PEEK[HEADER.FIELDS (DATE FROM SUBJECT)]<0.4096>";
-  let largest = 0;
+/** Prints a line for each of the messages that are not before `first`. */
+async function summarise(imap: Imap, uids: string, first = 0): Promise<void> {
+  const header = `BODY.PEEK[HEADER.FIELDS (DATE FROM SUBJECT)]<0.${MAX_HEADER}>`;
   for (const message of await imap.fetch(uids, `(UID FLAGS RFC822.SIZE ${header})`)) {
     const uid = Number(message.get("UID"));
-    if (!(uid >= from)) continue;
-    largest = Math.max(largest, uid);
-    const email = await PostalMime.parse(octetsOf(message.get("BODY[]")));
+    if (uid < first) continue;
+    const email = await readHeader(message.get("BODY[]"));
     const flags = listOf(message.get("FLAGS")).join(" ").toLowerCase();
     const date = new Date(email.date ?? "");
     const columns = [
@@ -436,7 +471,6 @@ async function summarise(imap: Imap, uids: string, from = 1): Promise<number> {
     ];
     console.log(printable(columns.join("  ")).trimEnd());
   }
-  return largest;
 }
 
 async function search(imap: Imap, { folder, last }: Options, keys: string[]): Promise<void> {
@@ -453,26 +487,23 @@ async function show(imap: Imap, { folder }: Options, [uid]: string[]): Promise<v
     return message ?? fail(`no message ${uid} in ${folder}`);
   };
   await imap.examine(folder);
-  const header = "BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT)]<0.65536>";
+  const header = `BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT)]<0.${MAX_HEADER}>`;
   const message = await fetch(`(UID BODYSTRUCTURE ${header})`);
-  const { headers } = await PostalMime.parse(octetsOf(message.get("BODY[]")));
+  const { headers } = await readHeader(message.get("BODY[]"));
   for (const { originalKey, value } of headers) print(`${originalKey}: ${decodeWords(value)}`);
   console.log();
   const parts = partsOf(message.get("BODYSTRUCTURE") ?? null);
-  for (const { depth, section, type, header, size } of parts) {
-    const { subject, attachments } = await PostalMime.parse(octetsOf(header));
-    const title = subject ?? attachments[0]?.filename ?? "";
-    const rest = type.startsWith("multipart/") ? [] : [format(size), title];
+  for (const part of parts) {
+    const { depth, section, type, size } = part;
+    const rest = type.startsWith("multipart/") ? [] : [format(size), await titleOf(part)];
     const line = [section, type, ...rest].filter((word) => word).join(" ");
-    console.log(printable("  ".repeat(depth) + line).trimEnd());
+    console.log(printable("  ".repeat(depth) + line));
   }
   const part = textPartOf(parts);
   if (!part) return say("no text in it");
   console.log();
-  const body = (await fetch(`(UID BODY.PEEK[${part.section}])`)).get("BODY[]");
-  // An unknown charset is taken for Windows-1252.
-  const { text, html } = await PostalMime.parse(octetsOf(part.header + stringOf(body)));
-  print((text ?? html ?? "").trimEnd());
+  const text = await fetch(`(UID BODY.PEEK[${part.section}])`);
+  print(decodeText(part, stringOf(text.get("BODY[]"))).trimEnd());
 }
 
 /**
@@ -488,7 +519,7 @@ export async function watch(
   { renew = RENEW, poll = POLL } = {},
 ): Promise<void> {
   const idles = (await imap.capabilities()).has("IDLE");
-  let next = await imap.examine(folder);
+  await imap.examine(folder);
   say(`watching ${folder}, ${idles ? "by IDLE" : `asking every ${poll / 1000} s`}`);
   imap.news = false;
   while (!signal.aborted) {
@@ -500,15 +531,15 @@ export async function watch(
     if (!imap.news) continue;
     imap.news = false;
     // `*` is the last message, even if it is not as new as that (RFC 3501, 6.4.8).
-    next = Math.max(next, await summarise(imap, `${next}:*`, next) + 1);
+    const { next } = imap;
+    await summarise(imap, `${next}:*`, next);
   }
 }
 
+type Run = (imap: Imap, options: Options, args: string[]) => Promise<void>;
+
 /** The commands, each with its arguments. */
-const COMMANDS: Record<
-  string,
-  [usage: string, run: (imap: Imap, options: Options, args: string[]) => Promise<void>]
-> = {
+const COMMANDS: Record<string, [usage: string, run: Run]> = {
   folders: ["", listFolders],
   list: ["", (imap, options) => search(imap, options, ["ALL"])],
   show: ["UID", show],
