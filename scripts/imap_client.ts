@@ -221,7 +221,7 @@ export class Imap {
     let line = `${tag} ${name}`;
     for (const arg of args) {
       if (typeof arg === "string") {
-        line += ` ${arg}`;
+        line += line.endsWith("(") || arg.startsWith(")") ? arg : ` ${arg}`;
       } else {
         await this.conn.writeLine(`${line} {${arg.length}}`);
         await this.#readTo("+", tag);

@@ -278,7 +278,7 @@ Deno.test({
     await using dovecot = await startDovecot(folder.path, LOGIN);
     for (let i = 1; i <= 10_000; i++) {
       const text = `From: Ann <ann@example.org>\nSubject: no ${i}\n\nx\n`;
-      await Deno.writeTextFile(`${dovecot.maildir}/cur/${1e9 + i}.M1P1.localhost:2,`, text);
+      Deno.writeTextFileSync(`${dovecot.maildir}/cur/${1e9 + i}.M1P1.localhost:2,`, text);
     }
     const { code, stdout, stderr } = await ask("-p", dovecot.imap, "list");
     assertEquals([code, stderr], [0, "imap_client: the last 20 of 10000, --last N shows more\n"]);

@@ -406,7 +406,7 @@ Deno.test({
     await ask("-p", server.port, "search", ..."unseen ( from ann@example.org 1:* )".split(" "));
     sends(
       'EXAMINE "INBOX"',
-      "UID SEARCH unseen ( from ann@example.org 1:* )",
+      "UID SEARCH unseen (from ann@example.org 1:*)",
       `UID FETCH 10,20 ${summary}`,
     );
     await ask(
