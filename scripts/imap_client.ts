@@ -15,7 +15,7 @@
  * | --- | --- |
  * | `imap = imaplib.IMAP4(host, port)` | `connect()`: `Deno.connect()`, `imap.greet()` |
  * | `imap.login(user, password)` | `imap.login(user, password)` |
- * | `imap.list()` | `imap.command("LIST", '""', '"*"')` |
+ * | `imap.list()` | `imap.command("LIST", '""', "*")` |
  * | `imap.select("INBOX", readonly=True)` | `imap.examine("INBOX")` |
  * | `imap.uid("SEARCH", "UNSEEN")` | `imap.search(["UNSEEN"])` |
  * | `imap.uid("FETCH", "7", "(UID BODY.PEEK[1])")` | `imap.fetch("7", "(UID BODY.PEEK[1])")` |
@@ -33,7 +33,7 @@ import { Buffer } from "node:buffer";
 import { delay } from "@std/async/delay";
 import { format } from "@std/fmt/bytes";
 import PostalMime, { decodeWords, type Email } from "postal-mime";
-import { connect, type Endpoint, named, UsageError } from "../lib/address.ts";
+import { connect, type Endpoint, isPrivate, named, UsageError } from "../lib/address.ts";
 import { askPassword, clientFlags, flag, main, number, parse, stopSignal } from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, LimitError, printable } from "../lib/framing.ts";
 
@@ -184,12 +184,6 @@ export function quote(text: string): string | Uint8Array {
   return /^[ -~]*$/.test(text) ? `"${text.replace(/["\\]/g, "\\$&")}"` : Buffer.from(text);
 }
 
-/** Whether nobody on the way can listen. */
-function isPrivate(conn: Deno.Conn): boolean {
-  if ("handshake" in conn || !("hostname" in conn.remoteAddr)) return true; // TLS, a Unix socket
-  return /^(::ffff:)?127\.|^::1$/.test(conn.remoteAddr.hostname);
-}
-
 /**
  * A connection to an IMAP server. Its methods throw an Error with the server's words if it says NO,
  * BAD or BYE, else what {@linkcode readResponse} or the connection does.
@@ -285,8 +279,8 @@ export class Imap {
   async listen(over: Promise<unknown>): Promise<void> {
     const ended = over.then(() => false);
     while (!this.news && await Promise.race([this.conn.readable().then(() => true), ended])) {
-      const { tag, name, values } = await this.#read();
-      if (tag !== "*") unexpected(`${tag} ${name} ${values}`);
+      const response = await this.#read();
+      if (response.tag !== "*") fail(wordsOf(response));
     }
   }
 
