@@ -89,14 +89,14 @@ async function readValues(
   line: string,
   spend: (octets: number) => void,
 ): Promise<Value[]> {
-  // Blanks, a parenthesis, a quoted string, a literal's length, a section with its blanks, an atom.
+  // Blanks, a parenthesis, a quoted string, a literal's length, `BODY[...]` with its blanks, an atom.
   const token =
     /( +)|([()])|"([^"\\]*(?:\\.[^"\\]*)*)"|\{(\d+)\}$|BODY\[[^\]]*][<\d>]*|(?!BODY\[)[^ ()"{]+/isy;
   const lists: Value[][] = [[]];
   for (let at = 0; at < line.length; at = token.lastIndex) {
     const [atom, blank, bracket, quoted, length] = token.exec(line) ?? unexpected(line.slice(at));
     if (blank) continue;
-    spend(0); // its own octets are those of the line
+    spend(0); // its octets, which are the line's, have been counted
     const list = lists[lists.length - 1];
     if (bracket === "(") {
       if (lists.length > MAX_DEPTH) throw new LimitError(`lists more than ${MAX_DEPTH} deep`);
@@ -139,8 +139,7 @@ function fail(message: string): never {
   throw new Error(message);
 }
 
-// What a server sends may be of another kind than it has to be, and is then taken for nothing.
-
+/** The string; an empty one if the server sent something else in its place. */
 function stringOf(value: Value | undefined): string {
   return typeof value === "string" ? value : "";
 }
@@ -225,7 +224,8 @@ export class Imap {
     }
     await this.conn.writeLine(line);
     const responses = await this.#readTo(tag, tag);
-    return responses.filter((response) => name.endsWith(response.name)).map(({ values }) => values);
+    return responses.filter((response) => response.name === name.replace("UID ", ""))
+      .map(({ values }) => values);
   }
 
   /** What the server can do, in capitals; after the login it may be more. */

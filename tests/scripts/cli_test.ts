@@ -59,7 +59,7 @@ const GIVEN = new Map([
 ]);
 
 /** A command of those that have none to listen. */
-const COMMANDS = new Map([["cache_client", "stats"]]);
+const COMMANDS = new Map([["cache_client", "stats"], ["imap_client", "list"]]);
 
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
 const required = ({ name, wanted }: Shape, path: string) => [
@@ -269,6 +269,7 @@ testEach("a server's certificate and key are said by name", hasTls, async (name,
 const ASKED = new Map([
   ["cache_client", ["get", "x"]],
   ["dns_client", ["--tcp", "example.test"]],
+  ["imap_client", ["list"]],
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
 ]);
