@@ -125,7 +125,7 @@ async function ask(...args: (string | number)[]) {
   return await program.ended();
 }
 
-/** A server's answers by the commands, or by their names; `TAG` in them is the command's, and OK their end. */
+/** A server's answers by commands or their names. `TAG` in one is the tag; without it OK ends it. */
 type Answers = Record<string, string>;
 
 const message = (number: number, from: string) => {
@@ -140,8 +140,7 @@ const MAILBOX: Answers = {
   CAPABILITY: "* CAPABILITY IMAP4rev1 IDLE\r\n",
   EXAMINE:
     "* FLAGS (\\Seen)\r\n* 2 EXISTS\r\n* OK [UIDNEXT 21] more\r\nTAG OK [READ-ONLY] done\r\n",
-  LIST: '* LIST (\\HasNoChildren) "/" INBOX\r\n* LIST (\\Noselect) NIL {4}\r\n&ZeVnLA-x\r\n'
-    .replace("{4}\r\n&ZeVnLA-x", "{8}\r\n&ZeVnLA-"),
+  LIST: '* LIST (\\HasNoChildren) "/" INBOX\r\n* LIST (\\Noselect) NIL {8}\r\n&ZeVnLA-\r\n',
   STATUS: '* STATUS "INBOX" (UNSEEN 1 MESSAGES 2)\r\n',
   "UID SEARCH": "* SEARCH 20 10\r\n",
   "UID FETCH": message(1, "Ann <ann@example.org>") + message(2, "bob@example.org"),
@@ -209,6 +208,7 @@ const RESPONSES: [octets: string, Response][] = [
       ]],
     }),
   ],
+  ['* X "a\rb"\r c\r\n', response({ name: "X", values: ["a\rb", "\r", "c"] })],
   ["* X {0}\r\n{2}\r\n\xff\0\r\n", response({ name: "X", values: ["", "\xff\0"] })],
 ];
 
