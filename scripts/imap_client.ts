@@ -483,8 +483,10 @@ async function show(imap: Imap, { folder }: Options, [uid]: string[]): Promise<v
   await imap.examine(folder);
   const header = `BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT)]<0.${MAX_HEADER}>`;
   const message = await fetch(`(UID BODYSTRUCTURE ${header})`);
-  const { headers } = await readHeader(message.get("BODY[]"));
+  const fields = stringOf(message.get("BODY[]"));
+  const { headers } = await readHeader(fields);
   for (const { originalKey, value } of headers) print(`${originalKey}: ${decodeWords(value)}`);
+  if (fields.length >= MAX_HEADER) say(`the header is longer, cut at ${MAX_HEADER} bytes`);
   console.log();
   const parts = partsOf(message.get("BODYSTRUCTURE") ?? null);
   for (const part of parts) {

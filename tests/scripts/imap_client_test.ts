@@ -431,6 +431,18 @@ Deno.test({
     );
     heard.length = 0;
 
+    const header = `To: ${"a@b, ".repeat(20_000)}`;
+    await using long = mailServer({
+      "UID FETCH":
+        `* 1 FETCH (UID 10 BODYSTRUCTURE NIL BODY[] {${header.length}}\r\n${header})\r\n`,
+    });
+    const cut = await ask("-p", long.port, "show", 10);
+    assertEquals(cut.stdout.split("\n")[0], header.slice(0, 65536));
+    assertMatch(
+      cut.stderr,
+      /^imap_client: the header is longer, cut at 65536 bytes\n.* no text in it\n$/,
+    );
+
     const { stdout, stderr, code } = await ask("-p", one.port, "show", 10);
     assertEquals([stderr, code], ["", 0]);
     assertEquals(stdout, "Subject: ü\n\n1 text/plain 9 B\n\nü\\x1b[2J›\n");
