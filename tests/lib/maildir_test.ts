@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { Maildir, type Message } from "../../lib/maildir.ts";
+import { delay } from "@std/async/delay";
+import { type Folder, Folders, Maildir, type Message } from "../../lib/maildir.ts";
 import { mayRun, temporaryFolder } from "../helpers.ts";
 import { latin1, octets } from "./wire.ts";
 
@@ -174,4 +175,237 @@ Deno.test({ name: "10,000 messages are in the order of their numbers", ignore },
   const messages = await maildir.list();
   assertEquals(messages.length, 10_000);
   assert(messages.every(({ name }, i) => parseInt(name) === i));
+});
+
+/** The messages of a folder: text and number. */
+async function numbered(folder: Folder): Promise<[text: string, uid: number][]> {
+  await folder.refresh();
+  return await Promise.all(folder.messages.map(async (message) => {
+    return [latin1(await folder.read(message)), message.uid] as [string, number];
+  }));
+}
+
+Deno.test({ name: "numbers survive, and none is given twice", ignore }, async () => {
+  await using home = await temporaryFolder();
+  const maildir = await Maildir.open(home.path);
+  for (const text of ["a", "b", "c"]) await maildir.deliver(octets(text));
+  let validity = 0;
+  for (
+    const expected of [[["a", 1], ["b", 2], ["c", 3]], [["a", 1], ["b", 2]], [["a", 1], ["d", 4]]]
+  ) {
+    const folders = await Folders.open(home.path);
+    const inbox = await folders.get("INBOX");
+    assertEquals(await folders.get("INBOX"), inbox);
+    assertEquals(await numbered(inbox) as unknown, expected);
+    assert(inbox.uidNext >= 4 && inbox.uidValidity === (validity ||= inbox.uidValidity));
+    const last = inbox.messages[inbox.messages.length - 1];
+    if (expected.length === 3) await inbox.expunge([last]); // the largest number
+    else { // while nobody looks, and what comes has the number after
+      await maildir.remove(last);
+      await maildir.deliver(octets("d"));
+    }
+    folders.close();
+  }
+});
+
+Deno.test(
+  { name: "a folder is seen by all as whoever has changed it left it", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    const folders = await Folders.open(home.path);
+    const [inbox, others] = [await folders.get("INBOX"), new Maildir(home.path)];
+    const delivered = [
+      await inbox.deliver(octets("a")),
+      await inbox.deliver(octets("b"), { flags: "S" }),
+    ];
+    await inbox.refresh(); // somebody looks before they are numbered
+    const [a, b] = await inbox.number(delivered);
+    assertEquals([a.uid, b.uid, a.isNew, b.isNew], [1, 2, true, true]);
+    const [theirA, theirB] = await others.list();
+    await others.setFlags(theirA, "F");
+    await others.remove(theirB);
+    await others.deliver(octets("c"));
+    assertEquals(await numbered(inbox), [["a", 1], ["c", 3]]);
+    assertEquals([inbox.messages[0] === a, a.flags, b.gone], [true, "F", true]);
+    await Promise.all(
+      [..."STRD"].map((flag) => inbox.setFlags(a, (now) => [...now, flag].sort().join(""))),
+    );
+    assertEquals((await others.list())[0].flags, "DFRST");
+    await assertRejects(() => inbox.read(b), Deno.errors.NotFound);
+    folders.close();
+  },
+);
+
+Deno.test(
+  { name: "a message that is renamed while others look is never gone", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    const folders = await Folders.open(home.path);
+    const inbox = await folders.get("INBOX");
+    // More than the system lists at once.
+    for (let i = 0; i < 2000; i++) Deno.writeFileSync(`${home.path}/cur/${i}.host:2,`, octets("x"));
+    await inbox.refresh();
+    const before = [...inbox.messages];
+    let done = false;
+    const renaming = (async () => {
+      for (let i = 0; !done; i++) {
+        const [path, flags] = [`${home.path}/cur/${i % 2000}.host:2,`, ["", "S"]];
+        if (i % 4000 >= 2000) flags.reverse();
+        Deno.renameSync(path + flags[0], path + flags[1]); // while the system lists
+        if (i % 20 === 0) await delay(0);
+      }
+    })();
+    const delivering = Promise.all(Array.from({ length: 15 }, async (_, i) => {
+      const [message] = await inbox.number([await inbox.deliver(octets(`new ${i}`))]);
+      await inbox.refresh();
+      return message.uid;
+    }));
+    const uids = await delivering;
+    done = true;
+    await renaming;
+    assertEquals(uids.toSorted((a, b) => a - b), Array.from({ length: 15 }, (_, i) => 2001 + i));
+    assert(before.every((message, i) => inbox.messages[i] === message && !message.gone));
+    folders.close();
+  },
+);
+
+Deno.test(
+  { name: "who watches a folder is told of changes, those by others too", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    const folders = await Folders.open(home.path);
+    const [inbox, others] = [await folders.get("INBOX"), new Maildir(home.path)];
+    const told = () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const unwatch = inbox.watch(resolve);
+      return promise.finally(unwatch);
+    };
+    const [one, two] = [told(), told()];
+    await others.deliver(octets("x"));
+    await Promise.all([one, two]);
+    const [message] = inbox.messages;
+    const flagged = told();
+    await inbox.setFlags(message, "F");
+    await flagged;
+    const removed = told();
+    await others.remove(message);
+    await removed;
+    assertEquals([message.gone, inbox.messages], [true, []]);
+    const gone = told();
+    await Deno.remove(`${home.path}/cur`, { recursive: true });
+    await gone;
+    await assertRejects(() => inbox.refresh(), Deno.errors.NotFound);
+    folders.close();
+  },
+);
+
+Deno.test(
+  { name: "folders are made, renamed and deleted, and those below stay", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    const folders = await Folders.open(home.path);
+    for (const name of ["Work.2024", "Work", "Workshop"]) await folders.create(name);
+    await Deno.stat(`${home.path}/.Work.2024/maildirfolder`);
+    assertEquals(await folders.names(), ["INBOX", "Work", "Work.2024", "Workshop"]);
+    const [work, below] = [await folders.get("Work"), await folders.get("Work.2024")];
+    const [message] = await below.number([await below.deliver(octets("x"))]);
+    await folders.rename("Work", "Old.Work");
+    assertEquals(await folders.names(), ["INBOX", "Old.Work", "Old.Work.2024", "Workshop"]);
+    assertEquals(await folders.get("Old.Work.2024"), below);
+    assertEquals(latin1(await below.read(message)), "x");
+    await folders.delete("Old.Work");
+    assertEquals(await folders.names(), ["INBOX", "Old.Work.2024", "Workshop"]);
+    assertEquals(await names(`${home.path}/tmp`), []);
+    await assertRejects(() => work.refresh(), Deno.errors.NotFound);
+    await folders.create("Old.Work");
+    assert((await folders.get("Old.Work")).uidValidity > work.uidValidity);
+    await assertRejects(() => work.refresh(), Deno.errors.NotFound);
+    await assertRejects(() => folders.rename("Workshop", "Old.Work"), Deno.errors.AlreadyExists);
+    await assertRejects(() => folders.rename("nowhere", "x"), Deno.errors.NotFound);
+    await assertRejects(() => folders.delete("nowhere"), Deno.errors.NotFound);
+    await folders.rename("Old", "New"); // which is not there itself
+    assertEquals(await folders.names(), ["INBOX", "New.Work", "New.Work.2024", "Workshop"]);
+    folders.close();
+  },
+);
+
+Deno.test(
+  { name: "INBOX is always there: renamed, it gives its messages away", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    const folders = await Folders.open(home.path);
+    const inbox = await folders.get("INBOX");
+    await inbox.deliver(octets("a"));
+    await inbox.deliver(octets("b"), { flags: "S" });
+    await folders.create("INBOX.below");
+    await folders.rename("INBOX", "Old");
+    assertEquals(await folders.names(), ["INBOX", "INBOX.below", "Old"]);
+    assertEquals(await numbered(inbox), []);
+    assertEquals(await numbered(await folders.get("Old")), [["a", 1], ["b", 2]]);
+    await assertRejects(() => folders.delete("INBOX"), Deno.errors.InvalidData);
+    await assertRejects(() => folders.rename("Old", "inbox"), Deno.errors.AlreadyExists);
+    folders.close();
+  },
+);
+
+Deno.test({ name: "no name of a folder leaves the Maildir", ignore }, async () => {
+  await using home = await temporaryFolder();
+  const root = `${home.path}/root`;
+  const folders = await Folders.open(root);
+  await Maildir.open(`${home.path}/elsewhere`);
+  await Deno.symlink(`${home.path}/elsewhere`, `${root}/.link`);
+  for (
+    const name of [
+      ...["", ".", "..", "../elsewhere", "a/b", "/etc", "a..b", ".a", "a.", "a\0b", "a\nb"],
+      ...["*", "a%", "grüße", "x".repeat(250), "./../elsewhere"],
+    ]
+  ) {
+    await assertRejects(() => folders.create(name), Deno.errors.InvalidData);
+    await assertRejects(() => folders.rename("INBOX", name), Deno.errors.InvalidData);
+    await assertRejects(() => folders.get(name), Deno.errors.NotFound);
+    await assertRejects(() => folders.subscribe(name, true), Deno.errors.NotFound);
+    await assertRejects(() => folders.delete(name), Deno.errors.NotFound);
+  }
+  await assertRejects(() => folders.get("link"), Deno.errors.NotFound);
+  await folders.create("x".repeat(249));
+  await folders.create("&AOQ- \"'\\");
+  assertEquals(await names(home.path).then((found) => found.sort()), ["elsewhere", "root"]);
+  folders.close();
+});
+
+Deno.test(
+  { name: "subscriptions survive, and so does one to a folder that goes", ignore },
+  async () => {
+    await using home = await temporaryFolder();
+    for (const names of [[], ["a"], ["a"]]) {
+      const folders = await Folders.open(home.path);
+      assertEquals(await folders.subscriptions(), names);
+      if (names.length === 0) await folders.create("a");
+      else await folders.delete("a").catch(() => {});
+      if (names.length === 0) await folders.subscribe("a", true);
+      folders.close();
+    }
+    const folders = await Folders.open(home.path);
+    await folders.subscribe("a", false);
+    assertEquals(await folders.subscriptions(), []);
+    folders.close();
+  },
+);
+
+Deno.test({ name: "folders are one server's at a time", ignore }, async () => {
+  await using home = await temporaryFolder();
+  const folders = await Folders.open(home.path);
+  await assertRejects(() => Folders.open(home.path), Deno.errors.Busy, "in use by another server");
+  folders.close();
+  (await Folders.open(home.path)).close();
+});
+
+Deno.test({ name: "a list of numbers that is none is said, not overwritten", ignore }, async () => {
+  await using home = await temporaryFolder();
+  await Maildir.open(home.path);
+  await Deno.writeTextFile(`${home.path}/uidlist`, "{");
+  const folders = await Folders.open(home.path);
+  await assertRejects(() => folders.get("INBOX"), Error, `${home.path}/uidlist: not a list`);
+  assertEquals(await Deno.readTextFile(`${home.path}/uidlist`), "{");
+  folders.close();
 });
