@@ -184,7 +184,7 @@ Deno.test({
       "<@route,@other:u@h>",
       '"local part"@example.org',
       "u@[1.2.3.4]",
-      'Two Words "and \\"quoted\\"" <x@y>',
+      'Two Words "and, more" <x@y>',
       "",
     ];
     for (const [i, field] of fields.entries()) {

@@ -325,10 +325,10 @@ Deno.test({ name: "imap_server: reading sets Seen, PEEK and EXAMINE do not", ign
     assertEquals(await flags(), "");
   }
   for (const item of ["BODY[]", "BODY[HEADER]<0.1>", "RFC822", "RFC822.TEXT"]) {
-    const [, update] = await imap.ok(`FETCH 1 ${item}`);
-    assertEquals(update, "* 1 FETCH (FLAGS (\\Seen \\Recent))");
+    const [answer, ...rest] = await imap.ok(`FETCH 1 ${item}`);
+    assertEquals([itemsOf(answer).get("FLAGS"), rest], ["(\\Seen \\Recent)", []]);
     assertEquals(await flags(), "S");
-    assertEquals((await imap.ok(`FETCH 1 ${item}`)).length, 1);
+    assertEquals(itemsOf((await imap.ok(`FETCH 1 ${item}`))[0]).size, 1);
     await imap.ok("STORE 1 FLAGS ()");
   }
 });
