@@ -80,8 +80,14 @@ class No extends Error {}
 
 /* Commands as they come. A string is of octets (Latin-1) until it is known to be text. */
 
+/** What a command says: an atom, a quoted string, a literal, or a list in parentheses. */
+type Value = string | Buffer | Value[];
+
 /** Reads a command: its lines, and after each but the last a literal; null at the end. */
-async function readCommand(conn: FramedConn, loggedIn: boolean): Promise<Arguments | null> {
+async function readCommand(
+  conn: FramedConn,
+  loggedIn: boolean,
+): Promise<(string | Buffer)[] | null> {
   const pieces: (string | Buffer)[] = [];
   for (let left = MAX_COMMAND;;) {
     const line = await conn.readLineOctets(Math.min(left, MAX_COMMAND));
@@ -90,7 +96,7 @@ async function readCommand(conn: FramedConn, loggedIn: boolean): Promise<Argumen
     if (loggedIn && pieces.length === 0 && /^\S+ APPEND /i.test(text)) left += MAX_MESSAGE;
     pieces.push(text);
     const [, digits, plus] = /\{(\d{1,10})(\+?)\}$/.exec(text) ?? [];
-    if (digits === undefined) return new Arguments(pieces);
+    if (digits === undefined) return pieces;
     left -= text.length + Number(digits);
     if (left < 0) throw new LimitError("command too long");
     if (!plus) await conn.writeAll("+ go on\r\n");
@@ -105,132 +111,95 @@ async function readCommand(conn: FramedConn, loggedIn: boolean): Promise<Argumen
   }
 }
 
+/** Reads the values of a command, which has a space between each and the next (RFC 3501, 9). */
+function parseCommand([text, ...rest]: (string | Buffer)[]): Value[] {
+  let at = 0;
+  function take(pattern: RegExp): string | undefined {
+    pattern.lastIndex = at;
+    const [match] = pattern.exec(`${text}`) ?? [];
+    at += match?.length ?? 0;
+    return match;
+  }
+  function values(end: RegExp, depth: number): Value[] {
+    const found: Value[] = [];
+    while (take(end) === undefined) {
+      if (depth > MAX_NESTING || found.length > 0 && !take(/ /y)) throw new Bad("not a command");
+      found.push(value(depth));
+    }
+    return found;
+  }
+  function value(depth: number): Value {
+    if (take(/\(/y)) return values(/\)/y, depth + 1);
+    const quoted = take(/"[^"\\]*(?:\\["\\][^"\\]*)*"/y);
+    if (quoted !== undefined) return withoutQuotes(quoted);
+    if (take(/\{\d+\+?\}$/y)) {
+      const [literal, next] = rest.splice(0, 2);
+      [text, at] = [next, 0];
+      return literal;
+    }
+    // A section has brackets, in which there may be spaces.
+    const atom = take(/BODY(\.PEEK)?\[[ -Z^-~]*\](<[\d.]+>)?|[^(){ "\p{Cc}\x80-\xff]+/iuy);
+    if (atom === undefined) throw new Bad("not a command");
+    return atom;
+  }
+  return values(/ *$/y, 0);
+}
+
+function stringOf(value: Value): string {
+  if (Array.isArray(value)) throw new Bad("a string expected");
+  return value.toString("latin1");
+}
+
+function mailboxOf(value: Value): string {
+  return stringOf(value).replace(/^inbox$/i, "INBOX");
+}
+
+function listOf(value: Value): string[] {
+  if (!Array.isArray(value)) throw new Bad("a list expected");
+  return value.map(stringOf);
+}
+
+/** The letters of flags. Keywords are passed over, and `\Recent`, which is not the client's to set. */
+function lettersOf(names: string[]): string {
+  return names.map((name) => {
+    const known = Object.entries(FLAGS).find(([flag]) => isEqual(flag, name));
+    if (!known && /^\\(?!recent$)/i.test(name)) throw new Bad("there is no such flag");
+    return known?.[1] ?? "";
+  }).join("");
+}
+
+function numberOf(value: Value, least = 0): number {
+  const n = /^\d{1,10}$/.test(stringOf(value)) ? Number(value) : NaN;
+  if (n >= least && n < 2 ** 32) return n;
+  throw new Bad("a number expected");
+}
+
 /** From and to; Infinity is `*`, the last message. */
 type SequenceSet = [number, number][];
 
-/** A command. Each method takes what comes next, if it is that, or throws {@linkcode Bad}. */
-class Arguments {
-  #text: string;
-  #at = 0;
-  readonly #rest: (string | Buffer)[]; // literals, each with what follows it
+function sequenceSetOf(value: Value): SequenceSet {
+  return stringOf(value).split(",").map((range) => {
+    const [from, to = from, more] = range.split(":")
+      .map((n) => n === "*" ? Infinity : numberOf(n, 1));
+    if (more !== undefined) throw new Bad("a set of messages expected");
+    return [from, to];
+  });
+}
 
-  constructor([text, ...rest]: (string | Buffer)[]) {
-    this.#text = `${text}`;
-    this.#rest = rest;
-  }
+/** The day in a text such as `Mon, 7 Feb 1994 21:52:25 -0800`, counted from 1970; NaN without one. */
+function dayOf(text: string): number {
+  const [, day, month, year] = /(\d{1,2})[ -]([A-Z]{3})[ -](\d{4})/i.exec(text) ?? [];
+  return Date.parse(`${day} ${month} ${year} UTC`) / DAY;
+}
 
-  /** Whether that comes next, which it does not take. */
-  at(character: string): boolean {
-    return this.#text[this.#at] === character;
-  }
-
-  /** Takes what a sticky pattern matches, or nothing. */
-  take(pattern: RegExp): string | undefined {
-    pattern.lastIndex = this.#at;
-    const [match] = pattern.exec(this.#text) ?? [];
-    this.#at += match?.length ?? 0;
-    return match;
-  }
-
-  need(pattern: RegExp, what: string): string {
-    const taken = this.take(pattern);
-    if (taken === undefined) throw new Bad(`${what} expected`);
-    return taken;
-  }
-
-  space(): this {
-    this.need(/ /y, "a space");
-    return this;
-  }
-
-  end(): void {
-    this.need(/ *$/y, "the end");
-  }
-
-  /** A word of the protocol, in capitals. */
-  word(): string {
-    return this.need(/[A-Z0-9.+-]+/iy, "a word").toUpperCase();
-  }
-
-  literal(): Buffer {
-    this.need(/\{\d+\+?\}$/y, "a literal");
-    const [literal, text] = this.#rest.splice(0, 2);
-    [this.#text, this.#at] = [`${text}`, 0];
-    return literal as Buffer;
-  }
-
-  astring(characters: RegExp = /[^(){ %*"\\\p{Cc}\x80-\xff]+/uy): string {
-    if (this.at("{")) return this.literal().toString("latin1");
-    const quoted = this.take(/"[^"\\]*(?:\\["\\][^"\\]*)*"/y);
-    if (quoted === undefined) return this.need(characters, "a string");
-    return withoutQuotes(quoted);
-  }
-
-  mailbox(): string {
-    return this.astring().replace(/^inbox$/i, "INBOX");
-  }
-
-  /** So many names of mailboxes, and then the end. */
-  mailboxes(n: number): string[] {
-    const names = Array.from({ length: n }, () => this.space().mailbox());
-    this.end();
-    return names;
-  }
-
-  /** A name with wildcards. */
-  pattern(): string {
-    return this.astring(/[^(){ "\\\p{Cc}\x80-\xff]+/uy);
-  }
-
-  list<T>(element: () => T): T[] {
-    this.need(/\(/y, "(");
-    const elements: T[] = [];
-    while (this.take(/\)/y) === undefined) {
-      if (elements.length > 0) this.space();
-      elements.push(element());
-    }
-    return elements;
-  }
-
-  /** As letters. Keywords are passed over, and `\Recent`, which is not the client's to set. */
-  flags(): string {
-    const flag = () => this.need(/\\?[^(){ %*"\\\]\p{Cc}\x80-\xff]+/uy, "a flag");
-    return (this.at("(") ? this.list(flag) : [flag()]).map((name) => {
-      const known = Object.entries(FLAGS).find(([flag]) => isEqual(flag, name));
-      if (!known && /^\\(?!recent$)/i.test(name)) throw new Bad("there is no such flag");
-      return known?.[1] ?? "";
-    }).join("");
-  }
-
-  number(): number {
-    const n = Number(this.need(/\d{1,10}/y, "a number"));
-    if (n >= 2 ** 32) throw new Bad("a number of 32 bits expected");
-    return n;
-  }
-
-  sequenceSet(): SequenceSet {
-    const n = () => this.take(/\*/y) ? Infinity : this.number() || this.number();
-    const set: SequenceSet = [];
-    do {
-      const from = n();
-      set.push([from, this.take(/:/y) ? n() : from]);
-    } while (this.take(/,/y));
-    return set;
-  }
-
-  /** A day, counted from 1970. */
-  date(): number {
-    const day = dayOf(this.need(/"?\d{1,2}-[A-Z]{3}-\d{4}"?/iy, "a date"));
-    if (Number.isNaN(day)) throw new Bad("there is no such day");
-    return day;
-  }
-
-  dateTime(): Date {
-    const text = this.need(/"[ \d]\d-[A-Z]{3}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}"/iy, "a date");
-    const date = new Date(text.slice(1, -1).replace("-", " ").replace("-", " "));
-    if (Number.isNaN(date.getTime())) throw new Bad("there is no such time");
-    return date;
-  }
+function dateTimeOf(value: Value): Date {
+  const text = stringOf(value).replace(
+    /^([ \d]\d)-(...)-(\d{4} \d\d:\d\d:\d\d [+-]\d{4})$/,
+    "$1 $2 $3",
+  );
+  const date = new Date(text);
+  if (text === value || Number.isNaN(date.getTime())) throw new Bad("a date expected");
+  return date;
 }
 
 /** What is in a quoted string or a comment. */
@@ -240,12 +209,6 @@ function withoutQuotes(text: string): string {
 
 function isEqual(a: string, b: string): boolean {
   return a.toUpperCase() === b.toUpperCase();
-}
-
-/** The day in a text such as `Mon, 7 Feb 1994 21:52:25 -0800`, counted from 1970; NaN without one. */
-function dayOf(text: string): number {
-  const [, day, month, year] = /(\d{1,2})[ -]([A-Z]{3})[ -](\d{4})/i.exec(text) ?? [];
-  return Date.parse(`${day} ${month} ${year} UTC`) / DAY;
 }
 
 /* Sessions. */
@@ -297,13 +260,15 @@ class Session {
   }
 
   /** Does a command and answers it. */
-  async execute(args: Arguments): Promise<void> {
-    let [tag, name, answer, uid] = ["*", "", "", false];
+  async execute(pieces: (string | Buffer)[]): Promise<void> {
+    const [tag = "*"] = /^[^(){ %*"\\+\p{Cc}\x80-\xff]+(?= )/u.exec(`${pieces[0]}`) ?? [];
+    let [name, uid, answer] = ["", false, ""];
     try {
-      tag = args.need(/[^(){ %*"\\+\p{Cc}\x80-\xff]+/uy, "a tag");
-      name = args.space().word();
-      uid = name === "UID";
-      if (uid) name = args.space().word();
+      let [, first = "", ...args] = parseCommand(pieces);
+      if (tag === "*") throw new Bad("a tag expected");
+      uid = isEqual(stringOf(first), "UID");
+      if (uid) [first = "", ...args] = args;
+      name = stringOf(first).toUpperCase();
       const command = [
         COMMANDS.any,
         COMMANDS[this.loggedIn ? "authenticated" : "notAuthenticated"],
@@ -312,7 +277,9 @@ class Session {
       if (!command || uid && !/^(COPY|EXPUNGE|FETCH|SEARCH|STORE)$/.test(name)) {
         throw new Bad("no such command, or not now");
       }
-      answer = `OK ${await command(this, args, uid) ?? "done"}`;
+      const [least, most, run] = command;
+      if (args.length < least || args.length > most) throw new Bad("too few arguments or too many");
+      answer = `OK ${await run(this, args, uid) ?? "done"}`;
     } catch (error) {
       answer = answerOf(error);
     }
@@ -458,9 +425,9 @@ export async function converse(conn: FramedConn, account: Account): Promise<void
   try {
     await conn.writeAll(`* OK [${CAPABILITY}] ready\r\n`);
     while (session.bye === undefined && await session.wait()) {
-      const args = await readCommand(conn, session.loggedIn);
-      if (!args) return;
-      await session.execute(args);
+      const pieces = await readCommand(conn, session.loggedIn);
+      if (!pieces) return;
+      await session.execute(pieces);
     }
     if (session.bye) await conn.writeAll(`* BYE ${session.bye}\r\n`);
   } catch (error) {
@@ -474,12 +441,12 @@ export async function converse(conn: FramedConn, account: Account): Promise<void
 
 /* Commands. */
 
-/** Does what a command asks for; with `uid` its numbers are UIDs. Returns what follows the OK. */
-type Command = (
-  session: Session,
-  args: Arguments,
-  uid: boolean,
-) => Promise<string | void> | string | void;
+/** How many arguments it takes, and does; with `uid` its numbers are UIDs. Returns what follows OK. */
+type Command = [
+  least: number,
+  most: number,
+  run: (session: Session, args: Value[], uid: boolean) => Promise<string | void> | string | void,
+];
 
 /** The commands by the state that a session must be in (RFC 3501, 6.1 to 6.4). */
 const COMMANDS: Record<
@@ -487,138 +454,78 @@ const COMMANDS: Record<
   Record<string, Command>
 > = {
   any: {
-    async CAPABILITY(session, args) {
-      args.end();
-      await session.send(`* ${CAPABILITY}\r\n`);
-    },
-    async NOOP(session, args) {
-      args.end();
-      await session.look();
-    },
-    async LOGOUT(session, args) {
-      args.end();
+    CAPABILITY: [0, 0, (session) => session.send(`* ${CAPABILITY}\r\n`)],
+    NOOP: [0, 0, (session) => session.look()],
+    LOGOUT: [0, 0, async (session) => {
       session.select();
       session.bye = ""; // as it comes before the OK
       await session.send("* BYE see you\r\n");
-    },
+    }],
   },
-
   notAuthenticated: {
-    LOGIN(session, args) {
-      const [user, password] = [args.space().astring(), args.space().astring()];
-      args.end();
-      return session.logIn(user, password);
-    },
-    async AUTHENTICATE(session, args) {
-      const mechanism = args.space().word();
-      let response = args.take(/ [A-Z0-9+/=]+/iy)?.slice(1);
-      args.end();
-      if (mechanism !== "PLAIN") throw new No("PLAIN alone is known");
-      if (response === undefined) {
-        await session.conn.writeAll("+ \r\n");
-        response = await session.conn.readLine(MAX_COMMAND) ?? "*";
-      }
-      if (response === "*") throw new Bad("cancelled");
-      const [as, user, password] = Buffer.from(response, "base64").toString("latin1").split("\0");
-      if (password === undefined) throw new Bad("not what PLAIN sends (RFC 4616)");
-      if (as !== "" && as !== user) throw new No("[AUTHORIZATIONFAILED] nobody is somebody else");
-      return session.logIn(user, password);
-    },
+    LOGIN: [2, 2, (session, [user, password]) => session.logIn(stringOf(user), stringOf(password))],
+    AUTHENTICATE: [1, 2, authenticate],
   },
-
   authenticated: {
-    SELECT: (session, args) => select(session, args, false),
-    EXAMINE: (session, args) => select(session, args, true),
-    async CREATE({ folders }, args) {
-      const [name] = args.mailboxes(1);
-      await folders.create(name.replace(/\.$/, "")); // the dot says that there will be some below
-    },
-    async DELETE(session, args) {
-      const [name] = args.mailboxes(1);
-      const folder = await session.folders.get(name);
-      await session.folders.delete(name);
+    SELECT: [1, 1, (session, [name]) => select(session, mailboxOf(name), false)],
+    EXAMINE: [1, 1, (session, [name]) => select(session, mailboxOf(name), true)],
+    // A dot at the end says that there will be some below.
+    CREATE: [1, 1, ({ folders }, [name]) => folders.create(mailboxOf(name).replace(/\.$/, ""))],
+    DELETE: [1, 1, async (session, [name]) => {
+      const folder = await session.folders.get(mailboxOf(name));
+      await session.folders.delete(mailboxOf(name));
       if (session.folder === folder) session.select();
-    },
-    async RENAME({ folders }, args) {
-      const [from, to] = args.mailboxes(2);
-      await folders.rename(from, to.replace(/\.$/, ""));
-    },
-    async SUBSCRIBE({ folders }, args) {
-      const [name] = args.mailboxes(1);
-      await folders.subscribe(name, true);
-    },
-    async UNSUBSCRIBE({ folders }, args) {
-      const [name] = args.mailboxes(1);
-      await folders.subscribe(name, false);
-    },
-    async LIST(session, args) {
-      await list(session, args, "LIST", await session.folders.names());
-    },
-    async LSUB(session, args) {
-      await list(session, args, "LSUB", await session.folders.subscriptions());
-    },
-    async STATUS(session, args) {
-      const name = args.space().mailbox();
-      const items = args.space().list(() => args.word());
-      args.end();
-      const folder = await session.folders.get(name);
-      await folder.refresh();
-      const { messages, uidNext, uidValidity } = folder;
-      const values: Record<string, number> = {
-        MESSAGES: messages.length,
-        RECENT: messages.filter(({ isNew }) => isNew).length,
-        UIDNEXT: uidNext,
-        UIDVALIDITY: uidValidity,
-        UNSEEN: messages.filter(({ flags }) => !flags.includes("S")).length,
-      };
-      if (!items.every((item) => item in values)) throw new Bad("there is no such item");
-      const said = items.map((item) => `${item} ${values[item]}`);
-      await session.send(`* STATUS ${nstring(name)} (${said.join(" ")})\r\n`);
-    },
-    async APPEND(session, args) {
-      const name = args.space().mailbox();
-      const flags = args.space().at("(") ? args.flags() : undefined;
-      if (flags !== undefined) args.space();
-      const received = args.at('"') ? args.dateTime() : undefined;
-      if (received) args.space();
-      const data = args.literal();
-      args.end();
-      const folder = await session.target(name);
-      const [message] = await folder.number([await folder.deliver(data, { flags, received })]);
-      return `[APPENDUID ${folder.uidValidity} ${message.uid}] stored`;
-    },
-    IDLE: idle,
+    }],
+    RENAME: [2, 2, ({ folders }, [from, to]) => {
+      return folders.rename(mailboxOf(from), mailboxOf(to).replace(/\.$/, ""));
+    }],
+    SUBSCRIBE: [1, 1, ({ folders }, [name]) => folders.subscribe(mailboxOf(name), true)],
+    UNSUBSCRIBE: [1, 1, ({ folders }, [name]) => folders.subscribe(mailboxOf(name), false)],
+    LIST: [2, 2, async (session, args) => {
+      await list(session, "LIST", args, await session.folders.names());
+    }],
+    LSUB: [2, 2, async (session, args) => {
+      await list(session, "LSUB", args, await session.folders.subscriptions());
+    }],
+    STATUS: [2, 2, status],
+    APPEND: [2, 4, append],
+    IDLE: [0, 0, idle],
   },
-
   selected: {
-    async CHECK(session, args) {
-      args.end();
-      await session.look();
-    },
-    async CLOSE(session, args) {
-      args.end();
+    CHECK: [0, 0, (session) => session.look()],
+    CLOSE: [0, 0, async (session) => {
       if (!session.readOnly) await removeDeleted(session, session.view);
       session.select();
-    },
-    UNSELECT(session, args) {
-      args.end();
-      session.select();
-    },
-    async EXPUNGE(session, args, uid) {
-      const set: SequenceSet = uid ? args.space().sequenceSet() : [[1, Infinity]];
-      args.end();
+    }],
+    UNSELECT: [0, 0, (session) => session.select()],
+    EXPUNGE: [0, 1, async (session, [set], uid) => {
+      if (uid !== (set !== undefined)) throw new Bad("only of UIDs there is a set");
       checkWritable(session);
-      await removeDeleted(session, session.choose(set, true).map(({ told }) => told));
-    },
-    SEARCH: search,
-    FETCH: fetch,
-    STORE: store,
-    COPY: copy,
+      const chosen = session.choose(uid ? sequenceSetOf(set) : [[1, Infinity]], true);
+      await removeDeleted(session, chosen.map(({ told }) => told));
+    }],
+    SEARCH: [1, Infinity, search],
+    FETCH: [2, 2, fetch],
+    STORE: [3, Infinity, store],
+    COPY: [2, 2, copy],
   },
 };
 
-async function select(session: Session, args: Arguments, readOnly: boolean): Promise<string> {
-  const [name] = args.mailboxes(1);
+async function authenticate(session: Session, [mechanism, response]: Value[]): Promise<string> {
+  if (!isEqual(stringOf(mechanism), "PLAIN")) throw new No("PLAIN alone is known");
+  if (response === undefined) {
+    await session.conn.writeAll("+ \r\n");
+    response = await session.conn.readLine(MAX_COMMAND) ?? "*";
+  }
+  if (response === "*") throw new Bad("cancelled");
+  const plain = Buffer.from(stringOf(response), "base64").toString("latin1");
+  const [as, user, password] = plain.split("\0");
+  if (password === undefined) throw new Bad("not what PLAIN sends (RFC 4616)");
+  if (as !== "" && as !== user) throw new No("[AUTHORIZATIONFAILED] nobody is somebody else");
+  return session.logIn(user, password);
+}
+
+async function select(session: Session, name: string, readOnly: boolean): Promise<string> {
   session.select();
   const folder = await session.folders.get(name);
   await folder.refresh();
@@ -636,18 +543,43 @@ async function select(session: Session, args: Arguments, readOnly: boolean): Pro
   return readOnly ? "[READ-ONLY] selected" : "[READ-WRITE] selected";
 }
 
+async function status(session: Session, [name, wanted]: Value[]): Promise<void> {
+  const folder = await session.folders.get(mailboxOf(name));
+  await folder.refresh();
+  const { messages, uidNext, uidValidity } = folder;
+  const values: Record<string, number> = {
+    MESSAGES: messages.length,
+    RECENT: messages.filter(({ isNew }) => isNew).length,
+    UIDNEXT: uidNext,
+    UIDVALIDITY: uidValidity,
+    UNSEEN: messages.filter(({ flags }) => !flags.includes("S")).length,
+  };
+  const items = listOf(wanted).map((item) => item.toUpperCase());
+  if (!items.every((item) => item in values)) throw new Bad("there is no such item");
+  const said = items.map((item) => `${item} ${values[item]}`).join(" ");
+  await session.send(`* STATUS ${nstring(mailboxOf(name))} (${said})\r\n`);
+}
+
+async function append(session: Session, [name, ...rest]: Value[]): Promise<string> {
+  const data = rest.pop();
+  const flags = Array.isArray(rest[0]) ? lettersOf(listOf(rest.splice(0, 1)[0])) : undefined;
+  const [received] = rest.splice(0, 1).map(dateTimeOf);
+  if (!(data instanceof Buffer) || rest.length > 0) throw new Bad("a literal expected");
+  const folder = await session.target(mailboxOf(name));
+  const [message] = await folder.number([await folder.deliver(data, { flags, received })]);
+  return `[APPENDUID ${folder.uidValidity} ${message.uid}] stored`;
+}
+
 async function list(
   session: Session,
-  args: Arguments,
   response: string,
+  [reference, wanted]: Value[],
   names: string[],
 ): Promise<void> {
-  const [reference, wanted] = [args.space().astring(), args.space().pattern()];
-  args.end();
-  const pattern = (reference + wanted).replace(/^inbox$/i, "INBOX");
+  const pattern = mailboxOf(stringOf(reference) + stringOf(wanted));
   if (pattern.length > MAX_PATTERN) throw new Bad("too long a pattern");
   // With its attributes. Without a pattern the question is what is between the parts of a name.
-  const found = new Map(wanted === "" ? [["", "\\Noselect"]] : []);
+  const found = new Map(stringOf(wanted) === "" ? [["", "\\Noselect"]] : []);
   for (const name of names) {
     // One above it may match that is not there itself (RFC 3501, 6.3.8 and 6.3.9).
     const parts = name.split(".");
@@ -679,8 +611,7 @@ function matches(name: string, pattern: string): boolean {
 }
 
 /** Tells of changes as they happen, until the client sends DONE (RFC 2177). */
-async function idle(session: Session, args: Arguments): Promise<void> {
-  args.end();
+async function idle(session: Session): Promise<void> {
   const { conn, account: { idleTimeout = Infinity } } = session;
   await conn.writeAll("+ idling\r\n");
   let changed = true;
@@ -719,14 +650,11 @@ async function removeDeleted(session: Session, view: Told[]): Promise<void> {
   await session.folder?.expunge(messages.filter(({ flags }) => flags.includes("T")));
 }
 
-async function store(session: Session, args: Arguments, uid: boolean): Promise<void> {
-  const set = args.space().sequenceSet();
-  const sign = args.space().take(/[+-]/y);
-  const item = args.word();
-  if (item !== "FLAGS" && item !== "FLAGS.SILENT") throw new Bad("FLAGS expected");
-  let letters = args.space().flags();
-  while (args.at(" ")) letters += args.space().flags();
-  args.end();
+async function store(session: Session, args: Value[], uid: boolean): Promise<void> {
+  const [set, item, ...flags] = args;
+  const [, sign, silent] = /^([+-]?)FLAGS(\.SILENT)?$/i.exec(stringOf(item)) ?? [];
+  if (sign === undefined) throw new Bad("FLAGS expected");
+  const letters = lettersOf(flags.flat().map(stringOf)); // there may be no parentheses
   checkWritable(session);
   const replaced = sign ? letters : Object.values(FLAGS).join("");
   const change = (flags: string) => {
@@ -735,21 +663,19 @@ async function store(session: Session, args: Arguments, uid: boolean): Promise<v
       : [...flags].filter((flag) => !replaced.includes(flag));
     return [...new Set(sign === "-" ? others : [...others, ...letters])].sort().join("");
   };
-  await session.each(session.choose(set, uid), async (told, n) => {
+  await session.each(session.choose(sequenceSetOf(set), uid), async (told, n) => {
     await session.folder?.setFlags(told.message, change);
     told.flags = change(told.flags); // what the client knows; update() tells what is different
-    if (item === "FLAGS.SILENT") return;
+    if (silent) return;
     told.flags = told.message.flags;
     const number = uid ? `UID ${told.message.uid} ` : "";
     await session.send(`* ${n} FETCH (${number}FLAGS ${flagsOf(told)})\r\n`);
   });
 }
 
-async function copy(session: Session, args: Arguments, uid: boolean): Promise<string> {
-  const set = args.space().sequenceSet();
-  const [name] = args.mailboxes(1);
-  const chosen = session.choose(set, uid);
-  const [source, target] = [session.folder as Folder, await session.target(name)];
+async function copy(session: Session, [set, name]: Value[], uid: boolean): Promise<string> {
+  const chosen = session.choose(sequenceSetOf(set), uid);
+  const [source, target] = [session.folder as Folder, await session.target(mailboxOf(name))];
   const delivered: Message[] = [];
   try {
     await session.each(chosen, async ({ message }) => {
@@ -1054,7 +980,7 @@ function* tokensOf(field: string): Generator<string> {
 type Item = {
   label: string; // by which the answer has it
   value: (told: Told, session: Session) => Promise<string | Buffer | undefined> | string;
-  sees?: boolean; // whoever is answered that has seen the message
+  sees: boolean; // whoever is answered that has seen the message
 };
 
 /** The items but for sections. */
@@ -1078,22 +1004,21 @@ const MACROS: Record<string, string[]> = {
   ALL: [...FAST, "ENVELOPE"],
   FULL: [...FAST, "ENVELOPE", "BODY"],
 };
+/** The old names of sections. */
+const OLD: Record<string, string> = {
+  "RFC822": "BODY[]",
+  "RFC822.HEADER": "BODY.PEEK[HEADER]",
+  "RFC822.TEXT": "BODY[TEXT]",
+};
 
-/** Of the part at that path all, or what is named; of its header the fields that are named. */
-type Section = { path: number[]; what: string; names: string[] };
-
-async function fetch(session: Session, args: Arguments, uid: boolean): Promise<void> {
-  const set = args.space().sequenceSet();
-  const macro = args.space().take(/(ALL|FAST|FULL)(?= *$)/iy)?.toUpperCase();
-  const items = macro
-    ? MACROS[macro].map(itemOf)
-    : args.at("(")
-    ? args.list(() => fetchItem(args))
-    : [fetchItem(args)];
-  args.end();
+async function fetch(session: Session, [set, wanted]: Value[], uid: boolean): Promise<void> {
+  const names = Array.isArray(wanted)
+    ? listOf(wanted)
+    : MACROS[stringOf(wanted).toUpperCase()] ?? [stringOf(wanted)];
+  const items = names.map(itemOf);
   if (uid && !items.some(({ label }) => label === "UID")) items.unshift(itemOf("UID"));
   const sees = !session.readOnly && items.some(({ sees }) => sees);
-  await session.each(session.choose(set, uid), async (told, n) => {
+  await session.each(session.choose(sequenceSetOf(set), uid), async (told, n) => {
     const { message } = told;
     const asked = [...items];
     if (sees && !message.flags.includes("S")) {
@@ -1113,42 +1038,28 @@ async function fetch(session: Session, args: Arguments, uid: boolean): Promise<v
   });
 }
 
-function itemOf(label: string): Item {
-  return { label, value: ITEMS[label] };
-}
+const WHAT = "(HEADER|TEXT|MIME|HEADER\\.FIELDS(?:\\.NOT)? \\(.+\\))";
+const SECTION = new RegExp(`^(?:([1-9]\\d*(?:\\.[1-9]\\d*)*)(?:\\.${WHAT})?|${WHAT}?)$`);
 
-function fetchItem(args: Arguments): Item {
-  const name = args.word();
-  if (name === "RFC822") return sectionItem(name, { path: [], what: "", names: [] }, true);
-  if (name === "RFC822.HEADER") {
-    return sectionItem(name, { path: [], what: "HEADER", names: [] }, false);
-  }
-  if (name === "RFC822.TEXT") return sectionItem(name, { path: [], what: "TEXT", names: [] }, true);
-  if (name in ITEMS && !args.at("[")) return itemOf(name);
-  if (name !== "BODY" && name !== "BODY.PEEK") throw new Bad("there is no such item");
-  args.need(/\[/y, "[");
-  const path = args.take(/[1-9]\d*(\.[1-9]\d*)*/y)?.split(".").map(Number) ?? [];
-  const isPart = path.length > 0;
-  const what = isPart && !args.take(/\./y) ? "" : args.at("]") && !isPart ? "" : args.word();
-  if (!/^(HEADER(\.FIELDS(\.NOT)?)?|TEXT|)$/.test(what) && !(what === "MIME" && isPart)) {
-    throw new Bad("there is no such section");
-  }
-  const names = what.includes("FIELDS") ? args.space().list(() => args.astring()) : [];
-  args.need(/\]/y, "]");
-  const range = args.take(/<\d{1,10}\.\d{1,10}>/y)?.slice(1, -1).split(".").map(Number);
-  const fields = names.map((name) => /^[\w-]+$/.test(name) ? name : nstring(name)).join(" ");
-  const said = [...path, ...what ? [what] : []].join(".") + (fields && ` (${fields})`);
-  const label = `BODY[${said}]${range ? `<${range[0]}>` : ""}`;
-  return sectionItem(label, { path, what, names }, name === "BODY", range);
-}
+/** Of the part at that path all, or what is named; of its header the fields that are named. */
+type Section = { path: number[]; what: string; names: string[] };
 
-function sectionItem(label: string, section: Section, sees: boolean, range?: number[]): Item {
-  const [start, length] = range ?? [0, Infinity];
+function itemOf(name: string): Item {
+  const label = name.toUpperCase();
+  if (label in ITEMS) return { label, value: ITEMS[label], sees: false };
+  const [, peek, text = "?", first = 0, length = Infinity] =
+    /^BODY(\.PEEK)?\[(.*)\](?:<(\d{1,10})\.(\d{1,10})>)?$/.exec(OLD[label] ?? label) ?? [];
+  const [all, path, ofPart, ofMessage] = SECTION.exec(text) ?? [];
+  if (all === undefined || ofMessage === "MIME") throw new Bad("there is no such item");
+  const [what = "", ...names] = (ofPart ?? ofMessage)?.match(/[^ ()"]+/g) ?? [];
+  const section = { path: path?.split(".").map(Number) ?? [], what, names };
   return {
-    label,
-    value: async ({ message }, session) =>
-      sectionOf(await session.load(message), section)?.subarray(start, start + length),
-    sees,
+    label: label in OLD ? label : label.replace(/\.PEEK|\.\d+(?=>$)/g, ""),
+    async value({ message }, session) {
+      const octets = sectionOf(await session.load(message), section);
+      return octets?.subarray(Number(first), Number(first) + Number(length));
+    },
+    sees: !peek,
   };
 }
 
@@ -1190,14 +1101,14 @@ function fieldsOf(header: Buffer, names: string[], wanted: boolean): Buffer {
 /** Whether a message is one of those that are looked for. */
 type Test = (told: Told, session: Session) => boolean | Promise<boolean>;
 
-async function search(session: Session, args: Arguments, uid: boolean): Promise<void> {
-  const charset = args.space().take(/CHARSET /iy) ? args.astring() : "utf-8";
-  if (!/^(us-ascii|utf-8)$/i.test(charset)) {
-    throw new No("[BADCHARSET (US-ASCII UTF-8)] it is not known");
+async function search(session: Session, keys: Value[], uid: boolean): Promise<void> {
+  if (isEqual(`${keys[0]}`, "CHARSET")) {
+    const [, charset = ""] = keys.splice(0, 2);
+    if (!/^(us-ascii|utf-8)$/i.test(stringOf(charset))) {
+      throw new No("[BADCHARSET (US-ASCII UTF-8)] it is not known");
+    }
   }
-  args.take(/ /y);
-  const test = searchKeys(args, session, 0);
-  args.end();
+  const test = searchKeys(keys, session);
   const found: number[] = [];
   await session.each(session.choose([[1, Infinity]], true), async (told, n) => {
     if (await test(told, session)) found.push(uid ? told.message.uid : n);
@@ -1205,28 +1116,32 @@ async function search(session: Session, args: Arguments, uid: boolean): Promise<
   await session.send(`* ${["SEARCH", ...found].join(" ")}\r\n`);
 }
 
-/** Keys with a space between, of which all must be so. */
-function searchKeys(args: Arguments, session: Session, depth: number): Test {
-  const tests = [searchKey(args, session, depth)];
-  while (args.at(" ")) tests.push(searchKey(args.space(), session, depth));
+/** All of the keys. */
+function searchKeys(keys: Value[], session: Session): Test {
+  const tests: Test[] = [];
+  do tests.push(searchKey(keys, session)); while (keys.length > 0);
   return async (...of) => {
     for (const test of tests) if (!await test(...of)) return false;
     return true;
   };
 }
 
-function searchKey(args: Arguments, session: Session, depth: number): Test {
+/** Takes the next key off them. */
+function searchKey(keys: Value[], session: Session, depth = 0): Test {
   if (depth > MAX_NESTING) throw new Bad("keys nested too deep");
-  const key = () => searchKey(args.space(), session, depth + 1);
-  if (args.take(/\(/y)) {
-    const test = searchKeys(args, session, depth + 1);
-    args.need(/\)/y, ")");
-    return test;
-  }
-  if (args.take(/(?=[\d*])/y) !== undefined) return isIn(session, args.sequenceSet(), false);
-  const name = args.word();
+  const next = () => {
+    const [value] = keys.splice(0, 1);
+    if (value === undefined) throw new Bad("there is something missing");
+    return value;
+  };
+  const nextKey = () => searchKey(keys, session, depth + 1);
+
+  const key = next();
+  if (Array.isArray(key)) return searchKeys(key, session);
+  const name = stringOf(key).toUpperCase();
+  if (/^[\d*]/.test(name)) return isIn(session, sequenceSetOf(name), false);
   const [, sent, order] = /^(SENT)?(BEFORE|ON|SINCE)$/.exec(name) ?? [];
-  if (order) return hasDate(args.space().date(), order, sent !== undefined);
+  if (order) return hasDate(next(), order, sent !== undefined);
   const flag = Object.entries(FLAGS).find(([flag]) =>
     isEqual(`\\${name.replace(/^UN/, "")}`, flag)
   );
@@ -1242,24 +1157,23 @@ function searchKey(args: Arguments, session: Session, depth: number): Test {
       return ({ recent, message }) => recent && !message.flags.includes("S");
     case "KEYWORD":
     case "UNKEYWORD":
-      args.space().astring(); // no message has any
+      next(); // no message has any
       return () => name === "UNKEYWORD";
     case "UID":
-      return isIn(session, args.space().sequenceSet(), true);
+      return isIn(session, sequenceSetOf(next()), true);
     case "NOT": {
-      const test = key();
+      const test = nextKey();
       return async (...of) => !await test(...of);
     }
     case "OR": {
-      const [one, other] = [key(), key()];
+      const [one, other] = [nextKey(), nextKey()];
       return async (...of) => await one(...of) || await other(...of);
     }
     case "LARGER":
     case "SMALLER": {
-      const n = args.space().number();
-      const difference = name === "LARGER" ? 1 : -1;
+      const [n, sign] = [numberOf(next()), name === "LARGER" ? 1 : -1];
       return async ({ message }, { folder }) =>
-        Math.sign(await (folder as Folder).size(message) - n) === difference;
+        Math.sign(await (folder as Folder).size(message) - n) === sign;
     }
     case "BCC":
     case "CC":
@@ -1267,13 +1181,13 @@ function searchKey(args: Arguments, session: Session, depth: number): Test {
     case "HEADER":
     case "SUBJECT":
     case "TO": {
-      const field = name === "HEADER" ? args.space().astring() : name;
-      return contains(args, (root) => headerTexts(root, field));
+      const field = name === "HEADER" ? stringOf(next()) : name;
+      return contains(next(), (root) => headerTexts(root, field));
     }
     case "BODY":
-      return contains(args, bodyTexts);
+      return contains(next(), bodyTexts);
     case "TEXT":
-      return contains(args, (root) => [...headerTexts(root), ...bodyTexts(root)]);
+      return contains(next(), (root) => [...headerTexts(root), ...bodyTexts(root)]);
     default:
       throw new Bad("there is no such search key");
   }
@@ -1285,7 +1199,9 @@ function isIn(session: Session, set: SequenceSet, uid: boolean): Test {
 }
 
 /** Neither the time nor its zone matters. */
-function hasDate(wanted: number, order: string, sent: boolean): Test {
+function hasDate(date: Value, order: string, sent: boolean): Test {
+  const wanted = /^\d\d?-...-\d{4}$/.test(stringOf(date)) ? dayOf(stringOf(date)) : NaN;
+  if (Number.isNaN(wanted)) throw new Bad("a date expected");
   return async ({ message }, session) => {
     const day = sent
       ? dayOf((await session.load(message)).root.fields.get("date") ?? "")
@@ -1294,9 +1210,9 @@ function hasDate(wanted: number, order: string, sent: boolean): Test {
   };
 }
 
-/** Whether one of the texts has the string that comes next, in capital or small letters. */
-function contains(args: Arguments, textsOf: (root: Part) => Iterable<string>): Test {
-  const wanted = textOf(Buffer.from(args.space().astring(), "latin1")).toLowerCase();
+/** Whether one of the texts has the string in it, in capital or small letters. */
+function contains(string: Value, textsOf: (root: Part) => Iterable<string>): Test {
+  const wanted = textOf(Buffer.from(stringOf(string), "latin1")).toLowerCase();
   return async ({ message }, session) => {
     for (const text of textsOf((await session.load(message)).root)) {
       if (text.toLowerCase().includes(wanted)) return true;

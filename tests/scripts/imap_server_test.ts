@@ -293,7 +293,7 @@ Deno.test({ name: "imap_server: FETCH tells all there is of a message", ignore }
       ["BODY[TEXT]<4294967295.4294967295>", "BODY[TEXT]<4294967295>", octetsOf("")],
       [
         'BODY[HEADER.FIELDS (to "SUBJECT")]',
-        "BODY[HEADER.FIELDS (to SUBJECT)]",
+        'BODY[HEADER.FIELDS (TO "SUBJECT")]',
         octetsOf("To: bob@example.org\r\nSubject: one\r\n\r\n"),
       ],
     ]
