@@ -1029,10 +1029,10 @@ async function fetch(session: Session, [set, wanted]: Value[], uid: boolean): Pr
     }
     const answer: (string | Buffer)[] = [];
     for (const { label, value } of asked) {
+      if (label === "FLAGS") told.flags = message.flags;
       const said = await value(told, session) ?? "NIL";
       answer.push(answer.length > 0 ? " " : "", `${label} `);
       answer.push(...said instanceof Buffer ? [`{${said.length}}\r\n`, said] : [said]);
-      if (label === "FLAGS") told.flags = message.flags;
     }
     await session.send(`* ${n} FETCH (`, ...answer, ")\r\n");
   });

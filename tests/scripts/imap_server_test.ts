@@ -608,6 +608,89 @@ Deno.test({
   assertEquals(await two.ok("CHECK"), ["* 1 EXPUNGE"]);
 });
 
+/** A client that believes what it is told: the flags of each message, or not yet. */
+class Believer {
+  readonly view: (string | undefined)[] = [];
+
+  constructor(readonly imap: Imap) {}
+
+  /** Sends a command and takes in what comes back. */
+  async ask(command: string): Promise<void> {
+    const { untagged, tagged } = await this.imap.ask(command);
+    assertMatch(tagged, /^OK|EXPUNGEISSUED/, command);
+    for (const line of untagged) {
+      const [, digits, kind, flags] =
+        /^\* (\d+) (EXISTS|EXPUNGE|FETCH)(?: \([^]*FLAGS \((.*?)\))?/.exec(line) ?? [];
+      const n = Number(digits);
+      if (kind === "EXPUNGE") assertEquals(this.view.splice(n - 1, 1).length, 1, line);
+      if (kind === "FETCH" && flags !== undefined) {
+        assert(n <= this.view.length, line);
+        this.view[n - 1] = flags.replace(/ ?\\Recent/, "");
+      }
+      if (kind !== "EXISTS") continue;
+      assert(n >= this.view.length, line); // it shrinks by EXPUNGE alone
+      while (this.view.length < n) this.view.push(undefined);
+    }
+  }
+}
+
+Deno.test({ name: "imap_server: what many clients believe in the end is so", ignore }, async () => {
+  await using server = await startServer();
+  for (let i = 0; i < 20; i++) await server.maildir.deliver(octets(MESSAGE));
+  const chance = random(3);
+  const clients: Believer[] = [];
+  for (let i = 0; i < 4; i++) {
+    clients.push(new Believer(await server.open()));
+    await clients[i].ask("SELECT INBOX");
+    await clients[i].ask("FETCH 1:* FLAGS");
+  }
+  const flags = () =>
+    ["\\Seen", "\\Flagged", "\\Deleted", "\\Draft"].filter(() => chance(3) === 0).join(" ");
+  const act = async (client: Believer) => {
+    const n = 1 + chance(Math.max(1, client.view.length));
+    const sign = ["+", "-", ""][chance(3)];
+    const commands = [
+      `APPEND INBOX (${flags()}) ${literal(MESSAGE)}`,
+      ...["NOOP", "UID SEARCH UNSEEN", "CHECK", "NOOP"],
+      ...client.view.length > 0
+        ? [
+          `STORE ${n} ${sign}FLAGS (${flags()})`,
+          `STORE ${n} ${sign}FLAGS.SILENT (\\Answered)`,
+          `FETCH ${n}:* (UID FLAGS)`,
+          `FETCH ${n} BODY[TEXT]`,
+          `COPY ${n} INBOX`,
+          "EXPUNGE",
+        ]
+        : [],
+    ];
+    const command = commands[chance(commands.length)];
+    await client.ask(command);
+    if (/SILENT/.test(command) && client.view[n - 1] !== undefined) {
+      await client.ask(`FETCH ${n} FLAGS`);
+    }
+  };
+  const program = async () => {
+    const messages = await server.maildir.list();
+    const message = messages[chance(messages.length)];
+    if (chance(3) === 0 || !message) await server.maildir.deliver(octets(MESSAGE));
+    else if (chance(2) === 0) await server.maildir.remove(message);
+    else await server.maildir.setFlags(message, chance(2) ? "S" : "T").catch(() => {}); // gone
+  };
+  await Promise.all(
+    [...clients.map((client) => async () => await act(client)), program].map(async (step) => {
+      for (let i = 0; i < 80; i++) await step();
+    }),
+  );
+  using truth = await server.open("INBOX");
+  const answers = (await truth.ok("FETCH 1:* FLAGS")).map((line) => itemsOf(line).get("FLAGS"));
+  const known = answers.map((flags) => flags?.replace(/ ?\\Recent/, "").slice(1, -1));
+  for (const client of clients) {
+    await client.ask("NOOP");
+    assertEquals(client.view.map((flags, i) => flags ?? known[i]), known);
+    client.imap.conn.close();
+  }
+});
+
 Deno.test(
   { name: "imap_server: only EXPUNGE and CLOSE remove, and CLOSE says nothing", ignore },
   async () => {
