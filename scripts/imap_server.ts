@@ -2,33 +2,40 @@
 /**
  * An IMAP server (RFC 3501) for the mail of one person, which is in a Maildir.
  *
- *     MAIL_PASSWORD=secret deno run --allow-net --allow-env=MAIL_PASSWORD --allow-read --allow-write \
- *       scripts/imap_server.ts Maildir
- *     curl -u mail:secret imap://127.0.0.1:8143/ -X 'STATUS INBOX (MESSAGES UNSEEN)'
+ *     MAIL_PASSWORD=secret deno run --allow-net --allow-read --allow-write --allow-env=MAIL_PASSWORD \
+ *       scripts/imap_server.ts mail
+ *     MAIL_PASSWORD=secret deno run --allow-net --allow-env=MAIL_PASSWORD scripts/imap_client.ts list
  *
- * Folders are Maildir++ (`Work.2024` is `Maildir/.Work.2024`), the numbers of messages (UIDs) are in
- * a file `uidlist` in each, and flags are in the names of the files: other programs may deliver,
- * read and delete there meanwhile, but not a second server with numbers of its own. Flags are the
- * five of the protocol; keywords are not stored. It also speaks IDLE (RFC 2177), UNSELECT
- * (RFC 3691), UIDPLUS (RFC 4315), SASL-IR (RFC 4959) and LITERAL+ (RFC 7888).
+ * Without MAIL_PASSWORD it makes a password for the run and says it. `curl -u mail:secret
+ * imap://127.0.0.1:8143/` lists the mailboxes, too.
  *
- * There is no STARTTLS, as Deno cannot turn a server's connection into TLS: off this machine, use
- * `--cert` and `--key`, which is TLS from the first octet. Silence is taken for half an hour, the
- * least that section 5.4 of the RFC allows; a client in IDLE is told every two minutes that the
- * server is still there, and so is not silent.
+ * Mailboxes are folders as Maildir++ has them: `Work.2024` is `mail/.Work.2024`. The numbers of
+ * messages (UIDs) are in a file `uidlist` in each, on disk before a client is told, and flags are in
+ * the names of the files. So other programs may deliver, read and delete there meanwhile, but only
+ * one server may give numbers. Flags are the five of the protocol; keywords are not stored. It also
+ * speaks IDLE (RFC 2177), UNSELECT (RFC 3691), UIDPLUS (RFC 4315), SASL-IR (RFC 4959) and LITERAL+
+ * (RFC 7888).
  *
- * Mirrors the IMAP4 row of tutorial 003 (`imaplib`) and the chapter "IMAP" of tutorial 002, both
- * without a listing. It is the server's side of what `imaplib` does:
+ * TLS is from the first octet (`--cert`, `--key`) or not at all: there is no STARTTLS, as Deno cannot
+ * start TLS on a connection that it has accepted. Half an hour of silence ends a connection, the
+ * least that the RFC allows (5.4). A client in IDLE hears every two minutes that the server is still
+ * there, which is no silence.
+ *
+ * Mirrors the chapter "IMAP" of tutorial 002 and the IMAP4 row of tutorial 003. Python has a client
+ * only, `imaplib`; this is the server's side of it:
  *
  * | Python | Deno |
  * | --- | --- |
- * | `IMAP4.login(user, password)`, `authenticate()` | `COMMANDS`: `LOGIN`, `AUTHENTICATE` |
- * | `IMAP4.list()`, `lsub()`, `create()`, `rename()`, ... | `COMMANDS.authenticated`, on `Folders` |
- * | `IMAP4.append(mailbox, flags, date, message)` | `append()`: `folder.deliver()`, `folder.number()` |
- * | `IMAP4.fetch(set, items)` | `fetch()`, of `ITEMS` and of `sectionOf()` a message |
- * | `IMAP4.search(charset, criteria)` | `search()`, which makes a function of each `searchKey()` |
- * | `IMAP4.store(set, "+FLAGS", flags)`, `expunge()` | `store()`, `expunge()` |
+ * | `imap.login()`, `imap.authenticate()` | `session.logIn()`: `isSecret(given, secret)` |
+ * | `imap.list()`, `create()`, `rename()`, `delete()`, ... | `COMMANDS`: `folders.names()`, `create()`, ... |
+ * | `imap.append(mailbox, flags, date, message)` | `append()`: `folder.deliver()`, `folder.number()` |
+ * | `imap.fetch(set, items)`, `imap.search(None, keys)` | `fetch()`, `search()`: `folder.read()` |
+ * | `imap.store(set, "+FLAGS", flags)`, `imap.expunge()` | `folder.setFlags()`, `folder.expunge()` |
+ * | `imap.noop()`, of Python 3.14 `imap.idle()` | `session.update()`: `folder.refresh()`, `folder.watch()` |
  * | `email.message_from_bytes()` | `parseMessage()`, which keeps where each part is |
+ *
+ * It reads downwards: how a command is parsed, a session and what it is told, the commands as a
+ * table, the structure of messages, FETCH, SEARCH.
  *
  * @module
  */
@@ -83,15 +90,16 @@ class No extends Error {}
 /** What a command says: an atom, a quoted string, a literal, or a list in parentheses. */
 type Value = string | Buffer | Value[];
 
-/** Reads a command: its lines, and after each but the last a literal; null at the end. */
-async function readCommand(
-  conn: FramedConn,
-  loggedIn: boolean,
-): Promise<(string | Buffer)[] | null> {
-  const pieces: (string | Buffer)[] = [];
+/** A command as it came: its lines, and after each but the last a literal. */
+type Pieces = (string | Buffer)[];
+
+/** Reads a command, of which there is something to read. */
+async function readCommand(conn: FramedConn, loggedIn: boolean): Promise<Pieces> {
+  const cutOff = () => new Deno.errors.UnexpectedEof("connection ended in the middle of a command");
+  const pieces: Pieces = [];
   for (let left = MAX_COMMAND;;) {
     const line = await conn.readLineOctets(Math.min(left, MAX_COMMAND));
-    if (line === null) return null;
+    if (line === null) throw cutOff();
     const text = Buffer.from(line).toString("latin1");
     if (loggedIn && pieces.length === 0 && /^\S+ APPEND /i.test(text)) left += MAX_MESSAGE;
     pieces.push(text);
@@ -103,7 +111,7 @@ async function readCommand(
     const literal = Buffer.alloc(Number(digits));
     for (let size = 0; size < literal.length;) {
       const piece = await conn.readSome(literal.length - size);
-      if (piece === null) return null;
+      if (piece === null) throw cutOff();
       literal.set(piece, size);
       size += piece.length;
     }
@@ -112,7 +120,7 @@ async function readCommand(
 }
 
 /** Reads the values of a command, which has a space between each and the next (RFC 3501, 9). */
-function parseCommand([text, ...rest]: (string | Buffer)[]): Value[] {
+function parseCommand([text, ...rest]: Pieces): Value[] {
   let at = 0;
   function take(pattern: RegExp): string | undefined {
     pattern.lastIndex = at;
@@ -260,7 +268,7 @@ class Session {
   }
 
   /** Does a command and answers it. */
-  async execute(pieces: (string | Buffer)[]): Promise<void> {
+  async execute(pieces: Pieces): Promise<void> {
     const [tag = "*"] = /^[^(){ %*"\\+\p{Cc}\x80-\xff]+(?= )/u.exec(`${pieces[0]}`) ?? [];
     let [name, uid, answer] = ["", false, ""];
     try {
@@ -425,9 +433,7 @@ export async function converse(conn: FramedConn, account: Account): Promise<void
   try {
     await conn.writeAll(`* OK [${CAPABILITY}] ready\r\n`);
     while (session.bye === undefined && await session.wait()) {
-      const pieces = await readCommand(conn, session.loggedIn);
-      if (!pieces) return;
-      await session.execute(pieces);
+      await session.execute(await readCommand(conn, session.loggedIn));
     }
     if (session.bye) await conn.writeAll(`* BYE ${session.bye}\r\n`);
   } catch (error) {
@@ -957,21 +963,11 @@ function addresses(field: string): string {
 }
 
 /** The words, quoted strings, comments and special characters of a field (RFC 5322, 3.2). */
-function* tokensOf(field: string): Generator<string> {
-  const token = /\s*("[^"\\]*(?:\\.[^"\\]*)*"?|\[[^\]]*\]?|[<>,;:@()]|[^\s"<>,;:@()[]+)/y;
-  for (let match; (match = token.exec(field));) {
-    const start = token.lastIndex - 1;
-    if (match[1] === "(") { // in which there may be others
-      let depth = 1;
-      for (; depth > 0 && token.lastIndex < field.length; token.lastIndex++) {
-        const character = field[token.lastIndex];
-        if (character === "\\") token.lastIndex++;
-        else if (character === "(") depth++;
-        else if (character === ")") depth--;
-      }
-    }
-    yield match[1] === "(" ? field.slice(start, token.lastIndex) : match[1];
-  }
+function tokensOf(field: string): string[] {
+  const quoted = /"[^"\\]*(?:\\.[^"\\]*)*"?/.source;
+  const comment = /\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*\)?/.source; // with others in it
+  const token = `${quoted}|${comment}|\\[[^\\]]*\\]?|[<>,;:@)]|[^\\s"<>,;:@()[]+`;
+  return field.match(new RegExp(token, "g")) ?? [];
 }
 
 /* FETCH (RFC 3501, 6.4.5). */
