@@ -5,7 +5,8 @@
  * wire, and in every size here, with CRLF.
  *
  * The format is described in maildir(5) of qmail; `,S=` and `,W=` in a name, the size of the file
- * and that with CRLF, are Courier's and Dovecot's.
+ * and that with CRLF, are Courier's and Dovecot's. Folders are Maildir++, Courier's. The files
+ * `uidlist`, `uidvalidity` and `subscribed` are our own, which other programs pass over.
  *
  * @module
  */
