@@ -222,16 +222,16 @@ export class Telnet {
       const keys: number[] = [];
       const answers: number[] = [];
       for (const item of this.#decoder.decode(octets)) {
-        ended = Array.isArray(item) && item[0] === EOF;
-        if (ended) break;
         if (typeof item === "number") {
           if (last !== CR || item !== LF && item !== NUL) keys.push(item);
           last = item;
-        } else {
-          const key = KEYS.get(item[0]);
-          if (key) keys.push(key);
-          else answers.push(...this.#answer(item));
+          continue;
         }
+        const key = KEYS.get(item[0]);
+        ended = item[0] === EOF;
+        if (ended) break;
+        if (key) keys.push(key);
+        else answers.push(...this.#answer(item));
       }
       if (answers.length > 0) await this.conn.writeAll(new Uint8Array(answers));
       yield decoder.decode(new Uint8Array(keys), { stream: true });
