@@ -6,14 +6,15 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { FramedConn, LimitError } from "../../lib/framing.ts";
 import * as client from "../../scripts/telnet_client.ts";
 import * as server from "../../scripts/telnet_server.ts";
-import { command, mayConnect, mayRun, missing, pair, Program, run, start } from "../helpers.ts";
+import { command, mayConnect, mayRun, missing, pair, run, start } from "../helpers.ts";
 import { temporaryFolder } from "../helpers.ts";
 import { latin1, octets, random, receiving } from "../lib/wire.ts";
 import { ask, dial, eventually, hear } from "../peers/peers.ts";
-import { inEachForm, onTerminal, testServer } from "./rig.ts";
+import { assertLeft, inEachForm, startOnWindow, testServer } from "./rig.ts";
 
 const [NOP, SB, WILL, WONT, DO, DONT, IAC] = [241, 250, 251, 252, 253, 254, 255];
 const [SE, EOF] = [240, 236];
@@ -656,47 +657,32 @@ Deno.test({
 });
 
 Deno.test({
-  name: "telnet_client: what the server did not take is said",
+  name: "telnet_client: what the server did not take before it ended is said",
   ignore: !mayRun,
   async fn() {
-    await using stopping = testServer(async (conn) => {
-      await conn.readLine();
-      await conn.writeAll("enough\r\n");
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr;
+    await using sending = start("telnet_client", ["--port", `${port}`]);
+    using conn = await listener.accept();
+    const chunk = `${"x".repeat(65535)}\n`;
+    for (let full = false; !full;) { // until nothing moves any more
+      const typed = sending.type(chunk).then(() => false, () => true);
+      full = await Promise.race([typed, delay(500).then(() => true)]);
+    }
+    await conn.write(octets("enough\r\n"));
+    await conn.closeWrite();
+    assertEquals(await sending.ended(), {
+      code: 1,
+      stdout: "enough\r\n",
+      stderr: `telnet_client: 127.0.0.1:${port}: not all was sent: the server has ended\n`,
     });
-    await using endless = new Program([
-      ..."sh -c".split(" "),
-      'yes | "$@"',
-      "sh",
-      ...command("telnet_client"),
-      "127.0.0.1",
-      `${stopping.port}`,
-    ]);
-    const { code, stderr } = await endless.ended();
-    assertEquals(code, 1);
-    assertMatch(
-      stderr,
-      /^telnet_client: 127\.0\.0\.1:\d+: (not all was sent: .*|connection reset.*)\n$/,
-    );
   },
 });
 
-/** The client at a terminal, which says where it is and who it is first. */
-function atTerminal(port: number): Program {
-  const shell = 'echo "at $(tty) as $$"; exec env TERM=vt220 "$@"';
+/** The client in a window, told the terminal's type. */
+function atTerminal(port: number) {
   const argv = command("telnet_client", ["--allow-env=TERM"]);
-  return onTerminal(["sh", "-c", shell, "sh", ...argv, "--port", `${port}`]);
-}
-
-/** What it has said of itself. */
-async function identity(program: Program): Promise<{ tty: string; pid: number }> {
-  const [, tty, pid] = await program.until(/at (\S+) as (\d+)\r\n/);
-  return { tty, pid: Number(pid) };
-}
-
-/** It ended with `code`, and left a terminal that shows what is typed, a line at a time. */
-async function assertLeft(program: Program, code: number): Promise<void> {
-  const { stdout } = await program.ended();
-  assertMatch(stdout, new RegExp(`exit ${code}\\r\\n[^]*\\sisig icanon iexten echo\\s`));
+  return startOnWindow([...argv, "--port", `${port}`]);
 }
 
 Deno.test({
@@ -704,15 +690,14 @@ Deno.test({
   ignore: missing("python3"),
   async fn() {
     await using running = start("telnet_server", ["--port", "0"]);
-    await using terminal = atTerminal(await running.port());
-    const { tty } = await identity(terminal);
+    const { program: terminal, resize } = await atTerminal(await running.port());
+    await using _ = terminal;
     await terminal.until(/connected to 127\.0\.0\.1:\d+, Ctrl-\] escapes\r\n> $/);
     await terminal.type("echo wrong\x7f\x7f\x7f\x7f\x7fright\r");
     await terminal.until(/> echo wrong(. .){5}right\r+\nright\r+\n> $/);
     await terminal.type("nonsense\x03");
     await terminal.until(/> nonsense\^C\r+\n> $/);
-    const stty = new Program(["stty", "-F", tty, "cols", "255", "rows", "50"]);
-    assertEquals((await stty.ended()).code, 0);
+    await resize(255, 50);
     await eventually("the server is told of the window", async () => {
       terminal.stdout = "";
       await terminal.type("size\r");
@@ -731,7 +716,8 @@ Deno.test({
   ignore: missing("python3"),
   async fn() {
     await using running = start("telnet_server", ["--port", "0"]);
-    await using terminal = atTerminal(await running.port());
+    const { program: terminal } = await atTerminal(await running.port());
+    await using _ = terminal;
     await terminal.until(/\n> $/);
     await terminal.type("ech");
     await terminal.until(/> ech$/);
@@ -764,7 +750,8 @@ Deno.test({
       for (let line; (line = await conn.readUntil("\n")) !== null;) lines.push(line);
     });
     for (const [keys, code] of [["\x03", 130], ["\x1d\r", 0]] as const) {
-      await using terminal = atTerminal(plain.port);
+      const { program: terminal } = await atTerminal(plain.port);
+      await using _ = terminal;
       await terminal.until(/welcome\r+\n$/);
       assertStringIncludes(terminal.stdout, "\x1b[1mwelcome"); // as it is: that is a terminal
       await terminal.type("lime\x7f\x7fne\r");
@@ -802,8 +789,8 @@ Deno.test({
         resolve(conn);
         await conn.readToEnd(1e6);
       });
-      await using terminal = atTerminal(echoing.port);
-      const { pid } = await identity(terminal);
+      const { program: terminal, pid } = await atTerminal(echoing.port);
+      await using _ = terminal;
       await terminal.until(/ready$/);
       await end(await promise, pid);
       await assertLeft(terminal, code);
