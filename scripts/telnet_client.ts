@@ -17,14 +17,15 @@
  * | `tn.set_debuglevel(1)` | `--trace` |
  * | `tn.close()` | `using`: `conn.close()` |
  *
- * At first your terminal shows and edits what you type, and a line goes at once; Ctrl-C ends the
- * client. When the server takes over the ECHO, each key goes as it is pressed, Ctrl-C, too, and you
- * see what comes back. Ctrl-] leads to a prompt that can end it (before, with Enter). Your terminal's
- * type is UNKNOWN to the server without `--allow-env=TERM`.
+ * At first your terminal edits and shows a line, which goes when it is done, and Ctrl-C ends the
+ * client. Once the server takes over the ECHO, each key goes as it is pressed, Ctrl-C like any other,
+ * and you see what comes back. Ctrl-] (at first with Enter) leads to a prompt that can end it. The
+ * server is told that the terminal's type is UNKNOWN without `--allow-env=TERM`.
  *
- * What the server sends goes to the terminal as it is, since full-screen programs need that. It can
- * thus do to the screen what it likes: connect to servers that you trust. All goes over the network
- * for everybody to read, a password as well: not over the Internet.
+ * What the server sends goes to the terminal as it is, since full-screen programs need that: a server
+ * can do to the screen what it likes, so connect to those you trust. Everything goes over the network
+ * in the clear, passwords as well, and `--trace` shows them, too: on the Internet `ssh_client.ts` is
+ * the one to use.
  *
  * @module
  */
@@ -36,13 +37,14 @@ const PORT = 8023;
 const ESCAPE = 0x1d; // ^]
 const CHUNK = 65536; // octets of stdin in one piece
 const MAX_COMMAND = 64; // octets: no command that is obeyed here has more
-const MAX_ANSWERS = 10_000; // about options, in one talk
+const MAX_ANSWERS = 10_000; // about options, while nothing is typed
+const SILENCE = 300; // milliseconds after which the server is asked for a sign
 const [NUL, LF, CR] = [0x00, 0x0a, 0x0d];
 
 // Commands of RFC 854, and EOF, the lowest of those that came later (RFC 1184).
 const [IAC, DONT, DO, WONT, WILL, SB, SE, EOF] = [255, 254, 253, 252, 251, 250, 240, 236];
-// Options: RFC 857, 858, 1091, 1073.
-const [ECHO, SUPPRESS_GO_AHEAD, TERMINAL_TYPE, NAWS] = [1, 3, 24, 31];
+// Options: RFC 857, 858, 860, 1091, 1073.
+const [ECHO, SUPPRESS_GO_AHEAD, TIMING_MARK, TERMINAL_TYPE, NAWS] = [1, 3, 6, 24, 31];
 const [IS, SEND] = [0, 1];
 const encoder = new TextEncoder();
 // Their names: of the commands, from EOF on, and of the options that servers ask for most.
@@ -88,8 +90,8 @@ export class Decoder {
       } else if (octet === IAC && !this.#iac) {
         this.#iac = true;
       } else if (!this.#iac || octet === IAC || octet < EOF) {
-        // No command is below EOF: that octet follows a DM, which the system kept back, as it was
-        // sent urgently (RFC 854, Synch) and Deno cannot ask for such octets to stay in their place.
+        // Below EOF there is no command. A DM was there, sent as urgent data (RFC 854, Synch), which
+        // the system takes out of the stream unless it is told not to, and Deno cannot tell it.
         this.#iac = false;
         if (verb !== SB) yield octet;
         else if (this.#command.length <= MAX_COMMAND) this.#command.push(octet);
@@ -115,6 +117,7 @@ export class Telnet {
   #decoder = new Decoder();
   #answers = 0;
   #sent = Promise.resolve();
+  #last?: number; // octet of the data that was read
   #cr = false; // was written last
   /** The options that either side may have on, and whether it has. */
   #ours = new Map([[SUPPRESS_GO_AHEAD, false], [TERMINAL_TYPE, false]]);
@@ -132,20 +135,18 @@ export class Telnet {
     return this.#theirs.get(ECHO) === true;
   }
 
-  /** The data in pieces, as it comes; an empty one if it was all about options. */
-  async *read(): AsyncGenerator<Uint8Array> {
-    let last: number | undefined;
-    const { conn } = this;
-    for (let octets; (octets = await conn.readSome().catch(at(conn.peer))) !== null;) {
-      const data: number[] = [];
-      for (const item of this.#decoder.decode(octets)) {
-        if (typeof item === "number") {
-          if (last !== CR || item !== NUL) data.push(item);
-          last = item;
-        } else this.#obey(item);
-      }
-      yield new Uint8Array(data);
+  /** The data that comes next, none if it was all about options; null at the end. */
+  async read(): Promise<Uint8Array | null> {
+    const octets = await this.conn.readSome().catch(at(this.conn.peer));
+    if (octets === null) return null;
+    const data: number[] = [];
+    for (const item of this.#decoder.decode(octets)) {
+      if (typeof item === "number") {
+        if (this.#last !== CR || item !== NUL) data.push(item);
+        this.#last = item;
+      } else this.#obey(item);
     }
+    return new Uint8Array(data);
   }
 
   /**
@@ -153,6 +154,7 @@ export class Telnet {
    * a CR before it, and while the server echoes with CR, the key, which gets a NUL.
    */
   async write(data: Uint8Array): Promise<void> {
+    this.#answers = 0;
     const octets: number[] = [];
     for (const octet of data) {
       if (this.#cr && octet !== LF) octets.push(NUL);
@@ -166,9 +168,14 @@ export class Telnet {
 
   /** Tells the server the size of the window, if it has asked for that. */
   tellSize(): void {
-    const { columns, rows } = this.terminal.size?.() ?? { columns: 0, rows: 0 };
-    const size = [columns >> 8, columns & 255, rows >> 8, rows & 255];
-    if (this.#ours.get(NAWS)) this.#command(SB, NAWS, ...size);
+    if (!this.terminal.size || !this.#ours.get(NAWS)) return;
+    const { columns, rows } = this.terminal.size();
+    this.#command(SB, NAWS, columns >> 8, columns & 255, rows >> 8, rows & 255);
+  }
+
+  /** Has the server send something: how it takes this, which changes nothing (RFC 860). */
+  askForSign(): void {
+    this.#command(DO, TIMING_MARK);
   }
 
   /** Says that no more data comes. Many servers take a half-close for a user who is gone. */
@@ -210,8 +217,8 @@ export class Telnet {
   #command(...command: number[]): void {
     if (this.conn.options.trace) console.error(`> ${describe(command)}`);
     const doubled = command.flatMap((octet) => octet === IAC ? [IAC, IAC] : [octet]);
-    const octets = command[0] === SB ? [...doubled, IAC, SE] : command;
-    this.#send([IAC, ...octets]).catch(() => {}); // then there is no more to read, either
+    const octets = command[0] === SB ? [IAC, ...doubled, IAC, SE] : [IAC, ...command];
+    this.#send(octets).catch(() => {}); // then there is nothing more to read, either
   }
 
   /** Sends octets after those before, of which a write may have sent a part so far. */
@@ -223,8 +230,8 @@ export class Telnet {
 }
 
 /**
- * Sends what is typed and shows what comes, until the server ends it or somebody at the prompt that
- * Ctrl-] leads to. Returns which of them.
+ * Sends what is typed and shows what comes, until the server ends it or somebody at the terminal
+ * does, by the prompt that Ctrl-] leads to or by Ctrl-D in place of a line. Returns which of them.
  *
  * @throws {Error} if either direction fails; if it is ours, what the server sent is shown first.
  */
@@ -233,6 +240,19 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
   const buffer = new Uint8Array(CHUNK);
   let [raw, prompting] = [false, false];
   let unsent: unknown;
+  let silence: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Asks for a sign once it has been silent for a while. Where urgent data was in the stream, Deno may
+   * not see what is behind it before more comes, and telnetd sends some when Ctrl-C stops a program.
+   */
+  function awaitSign(): void {
+    clearTimeout(silence);
+    silence = setTimeout(() => {
+      silence = undefined;
+      telnet.askForSign();
+    }, SILENCE);
+  }
 
   function update(): void {
     if (raw === (telnet.echoes && !prompting)) return;
@@ -241,8 +261,9 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
   }
 
   async function receive(): Promise<"server"> {
-    for await (const data of telnet.read()) {
+    for (let data; (data = await telnet.read()) !== null;) {
       update();
+      if (silence !== undefined) awaitSign();
       await print(data);
     }
     return "server";
@@ -260,12 +281,15 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
         return await receiving;
       }
       unsent = undefined;
+      if (raw) awaitSign();
       if (escape >= 0 && await quits()) return "client";
     }
+    if (terminal.size) return "client"; // Ctrl-D
     telnet.end();
     return await receiving;
   }
 
+  /** Asks at a prompt of its own, and with the terminal's own editing, whether to end. */
   async function quits(): Promise<boolean> {
     prompting = true;
     update();

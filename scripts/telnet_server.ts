@@ -17,12 +17,13 @@
  * | `self.rfile.readline()` | `telnet.read()`, and `editor.type()` for each key |
  * | `self.wfile.write(answer)` | `telnet.write()`: `conn.write()` until all is sent |
  *
- * A client that knows nothing of options, such as `nc`, sends lines, which its user's terminal has
- * edited and shown. One that agrees to ECHO sends each key as it is pressed; then the server edits
- * the line, and sends what the screen is to show of it. As nobody knows yet which it is, the talk
- * starts with twelve octets about options, which `nc` shows as what they look like.
+ * A client that knows no options, such as `nc`, sends lines, which its user's terminal has edited
+ * and shown. One that agrees to ECHO sends each key as it is pressed: then the server edits the line,
+ * and sends what the screen is to show of it. The server cannot know which it has, so it asks first:
+ * twelve octets, which `nc` prints as if they were text.
  *
- * What is typed goes over the network for all to read, and what is answered, too: not on the Internet.
+ * Everything goes over the network in the clear, what is typed as well. Nothing on the Internet
+ * should listen for that: `ssh_server.ts` has the same commands behind a key.
  *
  * @module
  */
@@ -35,7 +36,7 @@ const PORT = 8023;
 const PROMPT = "> ";
 const MAX_LINE = 1000; // characters
 const MAX_COMMAND = 64; // octets: the longest here names a terminal, in 40 at most (RFC 1091)
-const MAX_ANSWERS = 10_000; // about options, in one talk
+const MAX_ANSWERS = 10_000; // about options, while nothing is typed
 const [NUL, LF, CR] = [0x00, 0x0a, 0x0d];
 
 // Commands of RFC 854, and EOF, the lowest of those that came later (RFC 1184).
@@ -171,8 +172,8 @@ export class Decoder {
       } else if (octet === IAC && !this.#iac) {
         this.#iac = true;
       } else if (!this.#iac || octet === IAC || octet < EOF) {
-        // No command is below EOF: that octet follows a DM, which the system kept back, as it was
-        // sent urgently (RFC 854, Synch) and Deno cannot ask for such octets to stay in their place.
+        // Below EOF there is no command. A DM was there, sent as urgent data (RFC 854, Synch), which
+        // the system takes out of the stream unless it is told not to, and Deno cannot tell it.
         this.#iac = false;
         if (verb !== SB) yield octet;
         else if (this.#command.length <= MAX_COMMAND) this.#command.push(octet);
@@ -190,8 +191,11 @@ export class Decoder {
 /** A user's Telnet connection: keys come in, text goes out, and the rest is between the programs. */
 export class Telnet {
   #decoder = new Decoder();
+  #text = new TextDecoder("utf-8", { ignoreBOM: true });
+  #last?: number; // octet of the data
+  #ended = false;
   #answers = 0;
-  /** The options that either side may have on, and those that are, or that have just been asked for. */
+  /** The options that either side may have on: which are, and which the client was asked about. */
   #ours = new Map([[ECHO, "asked"], [SUPPRESS_GO_AHEAD, "asked"]]);
   #theirs = new Map([[TERMINAL_TYPE, "asked"], [NAWS, "asked"], [SUPPRESS_GO_AHEAD, "off"]]);
 
@@ -203,7 +207,10 @@ export class Telnet {
     return this.#ours.get(ECHO) === "on";
   }
 
-  /** Asks the client about the options, which it may never answer. */
+  /**
+   * Asks the client about the options, which it may never answer. Without SUPPRESS-GO-AHEAD it should
+   * get a GA behind each prompt (RFC 854); no client waits for that, and `nc` would print it.
+   */
   async negotiate(): Promise<void> {
     const ours = [ECHO, SUPPRESS_GO_AHEAD].flatMap((option) => [IAC, WILL, option]);
     const theirs = [TERMINAL_TYPE, NAWS].flatMap((option) => [IAC, DO, option]);
@@ -211,31 +218,29 @@ export class Telnet {
   }
 
   /**
-   * The keys as they are typed, up to EOF or the end of the connection. CR LF, CR NUL, CR and LF are
-   * one key each.
+   * The keys that come next, perhaps none; null at EOF or the end of the connection. CR LF, CR NUL,
+   * CR and LF are one key each.
    */
-  async *read(): AsyncGenerator<string> {
-    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    let last: number | undefined;
-    let ended = false;
-    for (let octets; !ended && (octets = await this.conn.readSome()) !== null;) {
-      const keys: number[] = [];
-      const answers: number[] = [];
-      for (const item of this.#decoder.decode(octets)) {
-        if (typeof item === "number") {
-          if (last !== CR || item !== LF && item !== NUL) keys.push(item);
-          last = item;
-          continue;
-        }
-        const key = KEYS.get(item[0]);
-        ended = item[0] === EOF;
-        if (ended) break;
-        if (key) keys.push(key);
-        else answers.push(...this.#answer(item));
+  async read(): Promise<string | null> {
+    const octets = this.#ended ? null : await this.conn.readSome();
+    if (octets === null) return null;
+    const keys: number[] = [];
+    const answers: number[] = [];
+    for (const item of this.#decoder.decode(octets)) {
+      if (typeof item === "number") {
+        if (this.#last !== CR || item !== LF && item !== NUL) keys.push(item);
+        this.#last = item;
+        continue;
       }
-      if (answers.length > 0) await this.conn.writeAll(new Uint8Array(answers));
-      yield decoder.decode(new Uint8Array(keys), { stream: true });
+      const key = KEYS.get(item[0]);
+      this.#ended = item[0] === EOF;
+      if (this.#ended) break;
+      if (key) keys.push(key);
+      else answers.push(...this.#answer(item));
     }
+    if (keys.length > 0) this.#answers = 0;
+    if (answers.length > 0) await this.conn.writeAll(new Uint8Array(answers));
+    return this.#text.decode(new Uint8Array(keys), { stream: true });
   }
 
   /** Sends text, its LF as CR LF. No IAC is to be doubled: UTF-8 has no octet of 255. */
@@ -244,29 +249,20 @@ export class Telnet {
   }
 
   #answer([verb, option, ...data]: number[]): number[] {
-    switch (verb) {
-      case WILL:
-      case WONT:
-      case DO:
-      case DONT:
-        return this.#agree(verb, option);
-      case SB:
-        if (option === NAWS && data.length === 4) {
-          this.user.window = { columns: data[0] << 8 | data[1], rows: data[2] << 8 | data[3] };
-        } else if (option === TERMINAL_TYPE && data[0] === IS) {
-          this.user.terminal = String.fromCharCode(...data.slice(1));
-        }
-        return [];
-      case AYT:
-        return Array.from(new TextEncoder().encode("\r\n[yes]\r\n"));
+    if (verb >= WILL) return this.#agree(verb, option);
+    if (verb === AYT) return [...new TextEncoder().encode("\r\n[yes]\r\n")];
+    if (verb === SB && option === NAWS && data.length === 4) {
+      this.user.window = { columns: data[0] << 8 | data[1], rows: data[2] << 8 | data[3] };
+    } else if (verb === SB && option === TERMINAL_TYPE && data[0] === IS) {
+      this.user.terminal = String.fromCharCode(...data.slice(1));
     }
-    return []; // NOP, GA, DM; AO, as an answer is sent before the next key is read
+    return []; // NOP, DM and GA ask for nothing, and for AO it is too late: what was to say is said
   }
 
   /**
    * Answers what asks for a change, and nothing else: neither what agrees or refuses, nor what asks
    * for what is so already. Two sides that do no more cannot answer each other for ever (RFC 854 has
-   * the rule, RFC 1143 the reasons). One that does more is cut off.
+   * the rule, RFC 1143 the reasons); one that does more is cut off.
    */
   #agree(verb: number, option: number): number[] {
     const theirs = verb === WILL || verb === WONT;
@@ -296,7 +292,7 @@ export async function converse(conn: FramedConn, users: Set<User>): Promise<void
   try {
     await telnet.negotiate();
     await telnet.write(PROMPT);
-    for await (const keys of telnet.read()) {
+    for (let keys; (keys = await telnet.read()) !== null;) {
       let screen = "";
       for (const key of keys) {
         const [shown, line] = editor.type(key);

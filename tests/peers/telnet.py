@@ -33,6 +33,11 @@ def client(port):
             telnet.write(b"echo " + text + b"\r\n")
             answer = telnet.read_until(b"> ").removesuffix(b"\r\n> ")
             print(text == answer, answer[-9:])
+        telnet.sock.send(b"\xff\xf4\xff")  # Synch: IP, IAC, and DM as urgent data
+        telnet.sock.send(b"\xf2", socket.MSG_OOB)
+        telnet.read_until(b"> ")
+        telnet.write(b"echo urgent\r\n")
+        print(telnet.read_until(b"urgent\r\n> "))
         telnet.write(b"quit\r\n")
         print(telnet.read_all())
 

@@ -394,7 +394,7 @@ function connected(size?: () => { columns: number; rows: number }, type = "xterm
   const telnet = new client.Telnet(conn, { type, size });
   const data: string[] = [];
   const ended = (async () => {
-    for await (const piece of telnet.read()) data.push(latin1(piece));
+    for (let piece; (piece = await telnet.read()) !== null;) data.push(latin1(piece));
   })();
   return { wire, telnet, ended, data: () => data.join("") };
 }
@@ -511,7 +511,7 @@ Deno.test({
     const conn = new FramedConn(far, { timeout: 10_000 });
     const telnet = new client.Telnet(near, { type: "xterm", size: SCREEN });
     const reading = (async () => {
-      for await (const _ of telnet.read());
+      while (await telnet.read() !== null);
     })();
     const ended = assertRejects(() => reading, Error, "options without end").then(() =>
       near.close()
@@ -534,7 +534,7 @@ Deno.test({
     const telnet = new client.Telnet(conn, { type: "xterm", size });
     let text = "";
     const over = (async () => {
-      for await (const piece of telnet.read()) text += latin1(piece);
+      for (let piece; (piece = await telnet.read()) !== null;) text += latin1(piece);
     })();
     const shows = (end: string) => eventually(`it shows ${end}`, () => text.endsWith(end));
     await eventually("the server echoes", () => telnet.echoes);
@@ -564,7 +564,7 @@ Deno.test({
     const size = 8_000_000;
     let received = 0;
     const reading = (async () => {
-      for await (const piece of telnet.read()) received += piece.length;
+      for (let piece; (piece = await telnet.read()) !== null;) received += piece.length;
     })();
     const writing = telnet.write(new Uint8Array(size));
     const conn = new FramedConn(far);
@@ -749,7 +749,7 @@ Deno.test({
       await conn.writeAll("\x1b[1mwelcome\r\n");
       for (let line; (line = await conn.readUntil("\n")) !== null;) lines.push(line);
     });
-    for (const [keys, code] of [["\x03", 130], ["\x1d\r", 0]] as const) {
+    for (const [keys, code] of [["\x03", 130], ["\x04", 0], ["\x1d\r", 0]] as const) {
       const { program: terminal } = await atTerminal(plain.port);
       await using _ = terminal;
       await terminal.until(/welcome\r+\n$/);
@@ -758,7 +758,7 @@ Deno.test({
       await eventually("it has come", () => lines.length === 1);
       assertEquals(lines.splice(0), ["line\r\n"]);
       await terminal.type(keys);
-      if (code === 0) {
+      if (keys === "\x1d\r") {
         await terminal.until(/telnet> $/);
         await terminal.type("q\r");
       }
