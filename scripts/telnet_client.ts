@@ -38,7 +38,7 @@ const ESCAPE = 0x1d; // ^]
 const CHUNK = 65536; // octets of stdin in one piece
 const MAX_COMMAND = 64; // octets: no command that is obeyed here has more
 const MAX_ANSWERS = 10_000; // about options, while nothing is typed
-const SILENCE = 300; // milliseconds after which the server is asked for a sign
+const [SILENCE, MAX_SILENCE] = [300, 5000]; // milliseconds of it, for the server to be asked for a sign
 const [NUL, LF, CR] = [0x00, 0x0a, 0x0d];
 
 // Commands of RFC 854, and EOF, the lowest of those that came later (RFC 1184).
@@ -231,27 +231,44 @@ export class Telnet {
 
 /**
  * Sends what is typed and shows what comes, until the server ends it or somebody at the terminal
- * does, by the prompt that Ctrl-] leads to or by Ctrl-D in place of a line. Returns which of them.
+ * does, by the prompt that Ctrl-] leads to or by Ctrl-D in place of a line. Returns which of them. At the end of any other
+ * input the server may go on, but not be silent for `timeout` milliseconds.
  *
  * @throws {Error} if either direction fails; if it is ours, what the server sent is shown first.
  */
-export async function interact(telnet: Telnet): Promise<"client" | "server"> {
-  const { conn: { peer }, terminal } = telnet;
+export async function interact(telnet: Telnet, timeout: number): Promise<"client" | "server"> {
+  const { conn, terminal } = telnet;
   const buffer = new Uint8Array(CHUNK);
   let [raw, prompting] = [false, false];
   let unsent: unknown;
-  let silence: ReturnType<typeof setTimeout> | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let heard = () => {}; // called whenever something has come
+  let printing = false;
+
+  /** Does it once the server has been silent for so long; that nobody takes the output is not silence. */
+  function whenSilent(milliseconds: number, act: () => void): void {
+    heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        if (printing) return heard();
+        heard = () => {};
+        act();
+      }, milliseconds);
+    };
+    heard();
+  }
 
   /**
-   * Asks for a sign once it has been silent for a while. Where urgent data was in the stream, Deno may
-   * not see what is behind it before more comes, and telnetd sends some when Ctrl-C stops a program.
+   * Asks for a sign when it is silent after a key, and a few times more. Where urgent data was in the
+   * stream, Deno does not always see what is behind it before more comes: the prompt, for one, after
+   * Ctrl-C has stopped a program on telnetd.
    */
-  function awaitSign(): void {
-    clearTimeout(silence);
-    silence = setTimeout(() => {
-      silence = undefined;
+  function watch(milliseconds: number): void {
+    if (milliseconds > MAX_SILENCE) return;
+    whenSilent(milliseconds, () => {
       telnet.askForSign();
-    }, SILENCE);
+      watch(2 * milliseconds);
+    });
   }
 
   function update(): void {
@@ -263,8 +280,10 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
   async function receive(): Promise<"server"> {
     for (let data; (data = await telnet.read()) !== null;) {
       update();
-      if (silence !== undefined) awaitSign();
+      printing = true;
       await print(data);
+      printing = false;
+      heard();
     }
     return "server";
   }
@@ -281,15 +300,19 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
         return await receiving;
       }
       unsent = undefined;
-      if (raw) awaitSign();
+      if (raw) watch(SILENCE);
       if (escape >= 0 && await quits()) return "client";
     }
     if (terminal.size) return "client"; // Ctrl-D
     telnet.end();
+    whenSilent(timeout, () => {
+      const within = `no answer within ${timeout / 1000} s (--timeout)`;
+      conn.close(new Deno.errors.TimedOut(within));
+    });
     return await receiving;
   }
 
-  /** Asks at a prompt of its own, and with the terminal's own editing, whether to end. */
+  /** Asks whether to end. */
   async function quits(): Promise<boolean> {
     prompting = true;
     update();
@@ -306,7 +329,9 @@ export async function interact(telnet: Telnet): Promise<"client" | "server"> {
   const receiving = receive();
   try {
     const ended = await Promise.race([receiving, send()]);
-    if (unsent) throw new Error(`${peer}: not all was sent: ${reason(unsent)}`);
+    if (ended === "client") return ended;
+    if (unsent) throw new Error(`${conn.peer}: not all was sent: ${reason(unsent)}`);
+    if (conn.bytesRead === 0) throw new Error(`${conn.peer}: hung up without a word`);
     return ended;
   } finally {
     if (raw) Deno.stdin.setRaw(false);
@@ -346,7 +371,7 @@ if (import.meta.main) {
     if (host) endpoint.host = client.host.parse([host]);
     if (port) endpoint.port = client.port.parse([port]);
     const interactive = Deno.stdin.isTerminal() && Deno.stdout.isTerminal();
-    // No timeout for replies: somebody types, if at all.
+    // No timeout for replies before the input has ended: somebody may still type.
     using conn = new FramedConn(await connect(endpoint), { trace: flags.trace });
     const size = interactive ? Deno.consoleSize : undefined;
     const telnet = new Telnet(conn, { type: terminalType(), size });
@@ -356,7 +381,7 @@ if (import.meta.main) {
       Deno.exit(130);
     });
     if (interactive) console.error(`${name}: connected to ${conn.peer}, Ctrl-] escapes`);
-    const ended = await interact(telnet);
+    const ended = await interact(telnet, flags.timeout);
     if (interactive && ended === "server") console.error(`${name}: the server has ended it`);
   });
 }

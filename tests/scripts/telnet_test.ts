@@ -10,7 +10,7 @@ import { delay } from "@std/async/delay";
 import { FramedConn, LimitError } from "../../lib/framing.ts";
 import * as client from "../../scripts/telnet_client.ts";
 import * as server from "../../scripts/telnet_server.ts";
-import { command, mayConnect, mayRun, missing, pair, run, start } from "../helpers.ts";
+import { command, mayConnect, mayRun, missing, pair, Program, run, start } from "../helpers.ts";
 import { temporaryFolder } from "../helpers.ts";
 import { latin1, octets, random, receiving } from "../lib/wire.ts";
 import { ask, dial, eventually, hear } from "../peers/peers.ts";
@@ -676,6 +676,34 @@ Deno.test({
       stdout: "enough\r\n",
       stderr: `telnet_client: 127.0.0.1:${port}: not all was sent: the server has ended\n`,
     });
+  },
+});
+
+Deno.test({
+  name: "telnet_client: waits for a slow reader of its output, and not for a silent server",
+  ignore: !mayRun,
+  async fn() {
+    await using lavish = testServer(async (conn) => {
+      await conn.writeAll(new Uint8Array(3e6));
+      await conn.finish(new Uint8Array(100));
+    });
+    const args = ["--port", `${lavish.port}`, "--timeout", "0.2"];
+    const line = '{ "$@" </dev/null; echo "exit $?" >&2; } | { sleep 1; wc -c; }';
+    await using slow = new Program(["sh", "-c", line, "sh", ...command("telnet_client"), ...args]);
+    assertEquals(await slow.ended(), { code: 0, stdout: "3000000\n", stderr: "exit 0\n" });
+
+    await using silent = testServer(async (conn) => {
+      await conn.writeAll("hello");
+      await conn.readToEnd(100);
+    });
+    const { code, stdout, stderr } = await run("telnet_client", [
+      "--port",
+      `${silent.port}`,
+      ...args.slice(2),
+    ]);
+    assertEquals([code, stdout], [1, "hello"]);
+    const says = `telnet_client: 127.0.0.1:${silent.port}: no answer within 0.2 s (--timeout)\n`;
+    assertEquals(stderr, says);
   },
 });
 
