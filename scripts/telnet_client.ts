@@ -20,7 +20,8 @@
  * At first your terminal edits and shows a line, which goes when it is done, and Ctrl-C ends the
  * client. Once the server takes over the ECHO, each key goes as it is pressed, Ctrl-C like any other,
  * and you see what comes back. Ctrl-] (at first with Enter) leads to a prompt that can end it. The
- * server is told that the terminal's type is UNKNOWN without `--allow-env=TERM`.
+ * server is told that the terminal's type is UNKNOWN without `--allow-env=TERM`. A pipe goes line by
+ * line, and then the server has to end it: `--timeout` says how long it may be silent.
  *
  * What the server sends goes to the terminal as it is, since full-screen programs need that: a server
  * can do to the screen what it likes, so connect to those you trust. Everything goes over the network
@@ -38,7 +39,7 @@ const ESCAPE = 0x1d; // ^]
 const CHUNK = 65536; // octets of stdin in one piece
 const MAX_COMMAND = 64; // octets: no command that is obeyed here has more
 const MAX_ANSWERS = 10_000; // about options, while nothing is typed
-const [SILENCE, MAX_SILENCE] = [300, 5000]; // milliseconds of it, for the server to be asked for a sign
+const [SILENCE, MAX_SILENCE] = [300, 5000]; // milliseconds: when the server is asked for a sign
 const [NUL, LF, CR] = [0x00, 0x0a, 0x0d];
 
 // Commands of RFC 854, and EOF, the lowest of those that came later (RFC 1184).
@@ -231,8 +232,9 @@ export class Telnet {
 
 /**
  * Sends what is typed and shows what comes, until the server ends it or somebody at the terminal
- * does, by the prompt that Ctrl-] leads to or by Ctrl-D in place of a line. Returns which of them. At the end of any other
- * input the server may go on, but not be silent for `timeout` milliseconds.
+ * does, by the prompt that Ctrl-] leads to or by Ctrl-D in place of a line. Returns which of them.
+ * When any other input has ended, the server must end it, and not be silent for `timeout`
+ * milliseconds before.
  *
  * @throws {Error} if either direction fails; if it is ours, what the server sent is shown first.
  */
@@ -245,7 +247,7 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
   let heard = () => {}; // called whenever something has come
   let printing = false;
 
-  /** Does it once the server has been silent for so long; that nobody takes the output is not silence. */
+  /** Acts once nothing has come for so long, other than because nobody takes the output. */
   function whenSilent(milliseconds: number, act: () => void): void {
     heard = () => {
       clearTimeout(timer);
@@ -259,9 +261,9 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
   }
 
   /**
-   * Asks for a sign when it is silent after a key, and a few times more. Where urgent data was in the
-   * stream, Deno does not always see what is behind it before more comes: the prompt, for one, after
-   * Ctrl-C has stopped a program on telnetd.
+   * Asks the silent server for a sign, and a few times more, ever later. Where urgent data was in the
+   * stream, Deno may not see what is behind it before more comes: the prompt, for one, after Ctrl-C
+   * has stopped a program on telnetd.
    */
   function watch(milliseconds: number): void {
     if (milliseconds > MAX_SILENCE) return;
