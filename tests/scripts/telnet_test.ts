@@ -457,13 +457,14 @@ Deno.test("telnet_client: what is written, in lines and by keys", async () => {
     [false, all, all.replace("\r", "\r\0").replace("\n", "\r\n").replace("\xff", "\xff\xff")],
   ];
   for (const [keys, data, sent] of cases) {
-    for (const pieces of [[data], ...cuts(data)]) {
+    for (const pieces of [[data], ...cuts(data.slice(0, 9))]) {
       const { wire, telnet } = connected(SCREEN);
       if (keys) {
         wire.send("\xff\xfb\x01");
         await eventually("it is told to echo", () => telnet.echoes);
       }
       for (const piece of pieces) await telnet.write(octets(piece));
+      if (pieces.length > 1) await telnet.write(octets(data.slice(9)));
       assertEquals(wire.written.replace("\xff\xfd\x01", ""), sent, JSON.stringify(data));
     }
   }
