@@ -1,5 +1,5 @@
 /** What the tests of the scripts share: a certificate, rude servers, a terminal to type at. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
 import { command, Program, start } from "../helpers.ts";
 
@@ -111,4 +111,29 @@ export function onTerminal(argv: string[]): Program {
   // Ctrl-C goes to the shell as well, which must not die of it.
   const shell = 'trap : INT; stty rows 24 cols 80; "$@"; echo "exit $?"; stty -a';
   return new Program(["python3", "-c", bridge, "sh", "-c", shell, "sh", ...argv]);
+}
+
+/** Starts any program at such a terminal, of the type vt220, whose size can be changed. */
+export async function startOnWindow(argv: string[]): Promise<{
+  program: Program;
+  pid: number; // of the program itself
+  resize: (columns: number, rows: number) => Promise<void>;
+}> {
+  const shell = 'echo "$$ at $(tty)"; exec env TERM=vt220 "$@"';
+  const program = onTerminal(["sh", "-c", shell, "sh", ...argv]);
+  const [, pid, tty] = await program.until(/(\d+) at (\S+)\r\n/);
+  async function resize(columns: number, rows: number): Promise<void> {
+    const args = ["-F", tty, "cols", `${columns}`, "rows", `${rows}`];
+    assertEquals((await new Deno.Command("stty", { args }).output()).code, 0);
+  }
+  return { program, pid: Number(pid), resize };
+}
+
+/** It ended with `code`, and left a terminal that shows what is typed, a line at a time. */
+export async function assertLeft(program: Program, code: number): Promise<void> {
+  const { stdout } = await program.ended();
+  assertMatch(stdout, new RegExp(`exit ${code}\\r\\n`));
+  for (const mode of ["icanon", "echo", "isig", "icrnl"]) {
+    assertMatch(stdout, new RegExp(`\\s${mode}\\s`), mode);
+  }
 }

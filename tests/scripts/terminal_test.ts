@@ -1,18 +1,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { FramedConn } from "../../lib/framing.ts";
 import { command, missing, type Program, run, screen, start, temporaryFolder } from "../helpers.ts";
-import { onTerminal, startOnTerminal, testServer } from "./rig.ts";
+import { assertLeft, onTerminal, startOnTerminal, testServer } from "./rig.ts";
 
 const ignore = missing("python3");
-
-/** It ended with `code`, and left a terminal that shows what is typed, a line at a time. */
-async function assertLeft(program: Program, code: number): Promise<void> {
-  const { stdout } = await program.ended();
-  assertMatch(stdout, new RegExp(`exit ${code}\\r\\n`));
-  for (const mode of ["icanon", "echo", "isig", "icrnl"]) {
-    assertMatch(stdout, new RegExp(`\\s${mode}\\s`), mode);
-  }
-}
 
 /** What the screen shows once `pattern` has come, up to where the program ended if it has. */
 async function shows(program: Program, pattern: RegExp): Promise<string[]> {
