@@ -213,6 +213,7 @@ export class Folder extends Maildir {
     const list = text === undefined ? undefined : parseList(`${path}/uidlist`, text);
     const folder = new Folder(path, list?.uidValidity ?? await newValidity());
     folder.uidNext = list?.uidNext ?? 1;
+    if (!list) await folder.#store([]);
     await folder.#look(new Map(list?.uids));
     return folder;
   }
@@ -303,7 +304,7 @@ export class Folder extends Maildir {
     return !message.gone;
   }
 
-  /** @param stored what the file has, by name, at the first look. */
+  /** @param stored at the first look, the numbers by name that the file has. */
   async #look(stored?: Map<string, number>): Promise<void> {
     const times = await Promise.all(["new", "cur"].map(async (folder) => {
       const { mtime } = await Deno.stat(`${this.path}/${folder}`);
@@ -311,17 +312,20 @@ export class Folder extends Maildir {
     }));
     if (this.#lookedAt === `${times}`) return;
     const known = new Map(this.messages.map((message) => [message.name, message]));
+    const numbers = stored ?? new Map(this.messages.map(({ name, uid }) => [name, uid]));
     const found = new Map<string, Message>();
     // A file that is renamed while the system lists the folder may be missing from the list.
     for (let looks = 0; looks < MAX_LOOKS; looks++) {
       for (const message of await this.list()) found.set(message.name, message);
-      if (this.messages.every(({ name, gone }) => gone || found.has(name))) break;
+      if ([...numbers.keys()].every((name) => found.has(name) || known.get(name)?.gone)) break;
     }
-    const fresh = [...found.values()].filter(({ name }) => !known.has(name));
-    const kept = this.messages.filter(({ name }) => found.has(name));
-    const messages = [...kept, ...this.#numbered(fresh, stored)].sort((a, b) => a.uid - b.uid);
-    let changed = fresh.length > 0 || kept.length < this.messages.length;
-    if (changed || stored) await this.#store(messages);
+    const isSame = found.size === numbers.size && [...found.keys()].every((n) => numbers.has(n));
+    const messages = this.#numbered([...found.values()], numbers)
+      .map((message) => known.get(message.name) ?? message)
+      .sort((a, b) => a.uid - b.uid);
+    if (isSame) this.messages = messages;
+    else await this.#store(messages);
+    let changed = !isSame;
     for (const message of known.values()) {
       const { file, flags = "" } = found.get(message.name) ?? {};
       changed ||= flags !== message.flags;
@@ -333,10 +337,11 @@ export class Folder extends Maildir {
     if (changed) this.#tell();
   }
 
-  #numbered(messages: Message[], stored?: Map<string, number>): Numbered[] {
+  /** With the numbers that they have, or the next ones. */
+  #numbered(messages: Message[], numbers?: Map<string, number>): Numbered[] {
     let next = this.uidNext;
     return messages.map((message) => {
-      const uid = stored?.get(message.name) ?? next++;
+      const uid = numbers?.get(message.name) ?? next++;
       return { ...message, uid, gone: false };
     });
   }
