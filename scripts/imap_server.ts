@@ -293,7 +293,8 @@ class Session {
     }
     // What these are about must keep its sequence number (RFC 3501, 7.4.1).
     await this.update(uid || !/^(FETCH|STORE|SEARCH)$/.test(name));
-    await this.send(`${tag} ${answer}\r\n`);
+    // IDLE is answered after DONE. Until then what ends it is a BYE.
+    if (name !== "IDLE" || this.bye === undefined) await this.send(`${tag} ${answer}\r\n`);
     await this.flush();
   }
 
