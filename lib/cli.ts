@@ -308,7 +308,7 @@ export class Terminal {
  */
 export async function askPassword(name: string, prompt: string): Promise<string> {
   const set = Deno.env.get(name);
-  if (set !== undefined) return set;
+  if (set) return set;
   if (!Deno.stdin.isTerminal()) throw new UsageError(`${name} is not set, which has the password`);
   const output = new Writable({ write: (_chunk, _encoding, done) => done() }); // no echo
   const editor = readline.createInterface({ input: process.stdin, output, terminal: true });

@@ -37,7 +37,7 @@ import {
   reason,
   UsageError,
 } from "../lib/address.ts";
-import { clientFlags, flag, main, number, parse } from "../lib/cli.ts";
+import { clientFlags, flag, main, number, oneOf, parse } from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, printable } from "../lib/framing.ts";
 
 const NAME = "cache_client";
@@ -383,8 +383,7 @@ cached needs --allow-run, and -- before a PROGRAM with flags: cached -- ls -l`,
   };
   await main(program, async (flags, command, ...args) => {
     const { server, unix } = flags;
-    if (!Object.hasOwn(COMMANDS, command)) throw new UsageError(`no command ${command}`);
-    const [usage, run] = COMMANDS[command];
+    const [usage, run] = COMMANDS[oneOf(...Object.keys(COMMANDS))(command)];
     // Throws unless there are as many arguments as that.
     parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
     if (usage.endsWith("[N]")) readCount(args[1] ?? "1"); // wrong, it must not even connect

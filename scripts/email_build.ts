@@ -7,7 +7,7 @@
  *       --from 'Ann Lee <ann@example.org>' --to bob@example.org --subject Grüße
  *
  *     deno run --allow-read scripts/email_build.ts --from ann@example.org --to bob@example.org \
- *       --subject 'The photo' --attach photo.png < text.txt | deno run scripts/email_parse.ts
+ *       --subject 'The licence' --attach LICENSE README.md | deno run scripts/email_parse.ts
  *
  * The text is FILE, or stdin. With `--html PAGE` the message has both, for the reader's program to
  * choose; if the text is empty, HTML alone. `<img src="cid:logo.png">` in the page shows the picture
@@ -194,7 +194,7 @@ if (import.meta.main) {
       inline: repeated("PICTURE", "a file that PAGE has as cid:NAME"),
       attach: repeated("FILE", "a file that goes with it"),
     },
-  }, async ({ from, to, cc, subject, html: page, inline, attach }, path) => {
+  }, async ({ name, from, to, cc, subject, html: page, inline, attach }, path) => {
     if (!from) throw new UsageError("--from MAILBOX is missing");
     if (to.length === 0) throw new UsageError("--to MAILBOX is missing");
     const html = page && decode(await Deno.readFile(page), page);
@@ -203,6 +203,7 @@ if (import.meta.main) {
     if (path !== undefined) text = decode(await Deno.readFile(path), path);
     // With a page, nobody at a terminal has to type that there is no text.
     else if (html === undefined || !Deno.stdin.isTerminal()) {
+      if (Deno.stdin.isTerminal()) console.error(`${name}: the text, then Ctrl-D`);
       text = decode(await new Response(Deno.stdin.readable).bytes(), "stdin");
     }
     // Whole before the first octet of it goes out: in a pipe half a message would be sent, too.

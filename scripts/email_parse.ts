@@ -87,6 +87,7 @@ export function parseMessage(octets: Uint8Array): Promise<Message> {
 type Left = { pieces: number; parts: number };
 
 async function parse(octets: Uint8Array, left: Left, depth: number): Promise<Message> {
+  if (octets.length === 0) throw new Error("the message is empty");
   if (octets.length > MAX_MESSAGE) throw new LimitError(`more than ${MAX_MESSAGE} bytes`);
   if (depth > MAX_DEPTH) throw new LimitError(`more than ${MAX_DEPTH} messages in each other`);
   for (const octet of octets) if (octet === LF || octet === EQUALS) left.pieces--;
@@ -185,7 +186,7 @@ export async function save(
   const stem = name.slice(0, name.length - extension.length);
   const part = join(folder, `.${crypto.randomUUID()}.part`);
   try {
-    await Deno.writeFile(part, content, { createNew: true, mode: 0o666 }); // less the umask
+    await Deno.writeFile(part, content, { createNew: true });
     for (;;) {
       const n = (numbers.get(name) ?? 0) + 1;
       numbers.set(name, n);
@@ -208,12 +209,11 @@ async function link(path: string, further: string): Promise<boolean> {
   }
 }
 
-/** Reads a file, or stdin; what is too large, not to its end. */
-async function read(path?: string): Promise<Uint8Array> {
+/** Reads a stream; what is too large, not to its end. */
+async function read(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let size = 0;
-  const file = path === undefined ? Deno.stdin : await Deno.open(path);
-  for await (const chunk of file.readable) {
+  for await (const chunk of stream) {
     chunks.push(chunk);
     size += chunk.length;
     if (size > MAX_MESSAGE) break;
@@ -240,8 +240,10 @@ if (import.meta.main) {
     flags: {
       save: optional("DIR", "store the attachments in this folder"),
     },
-  }, async ({ save: folder }, path) => {
-    const { headers, root, text } = await read(path).then(parseMessage).catch((error) => {
+  }, async ({ name, save: folder }, path) => {
+    const file = path === undefined ? Deno.stdin : await Deno.open(path);
+    if (file.isTerminal()) console.error(`${name}: a message, then Ctrl-D`);
+    const { headers, root, text } = await read(file.readable).then(parseMessage).catch((error) => {
       throw named(path ?? "stdin", error);
     });
     await print(headers.map(([name, value]) => printable(`${name}: ${value}`)));

@@ -34,7 +34,16 @@ import { delay } from "@std/async/delay";
 import { format } from "@std/fmt/bytes";
 import PostalMime, { decodeWords, type Email } from "postal-mime";
 import { connect, type Endpoint, isPrivate, named, UsageError } from "../lib/address.ts";
-import { askPassword, clientFlags, flag, main, number, parse, stopSignal } from "../lib/cli.ts";
+import {
+  askPassword,
+  clientFlags,
+  flag,
+  main,
+  number,
+  oneOf,
+  parse,
+  stopSignal,
+} from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, LimitError, printable } from "../lib/framing.ts";
 
 const NAME = "imap_client";
@@ -565,8 +574,7 @@ MAIL_PASSWORD has the password, or it is asked for.`,
     },
   };
   await main(program, async (flags, command, ...args) => {
-    if (!Object.hasOwn(COMMANDS, command)) throw new UsageError(`no command ${command}`);
-    const [usage, run] = COMMANDS[command];
+    const [usage, run] = COMMANDS[oneOf(...Object.keys(COMMANDS))(command)];
     // Throws unless there are as many arguments as that.
     parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
     if (command === "show") number(1, 2 ** 32 - 1)(args[0]);

@@ -303,7 +303,7 @@ class Session {
     this.loggedIn = isSecret(given, `${this.account.user}\0${this.account.password}`);
     if (this.loggedIn) return `[${CAPABILITY}] logged in`;
     if (++this.failures === MAX_LOGINS) this.bye = `${MAX_LOGINS} failed logins`;
-    throw new No("[AUTHENTICATIONFAILED] wrong user or password");
+    throw new No("[AUTHENTICATIONFAILED] wrong name or password");
   }
 
   select(folder?: Folder, readOnly = true): void {
@@ -1198,7 +1198,7 @@ function isIn(session: Session, set: SequenceSet, uid: boolean): Test {
 /** Neither the time nor its zone matters. */
 function hasDate(date: Value, order: string, sent: boolean): Test {
   const wanted = /^\d\d?-...-\d{4}$/.test(stringOf(date)) ? dayOf(stringOf(date)) : NaN;
-  if (Number.isNaN(wanted)) throw new Bad("a date expected");
+  if (Number.isNaN(wanted)) throw new Bad("a date expected, such as 1-Feb-2026");
   return async ({ message }, session) => {
     const day = sent
       ? dayOf((await session.load(message)).root.fields.get("date") ?? "")

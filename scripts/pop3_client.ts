@@ -228,12 +228,13 @@ one, or with delete N deletes one. MAIL_PASSWORD has the password, or it is aske
     const message = command === "list" ? 0 : number(1, 999_999_999)(n);
     const conn = new FramedConn(await connect(flags), flags);
     const say = (line: string) => console.error(`${name}: ${line}`);
+    let octets: Uint8Array = new Uint8Array();
     try {
       const pop = new Pop3Connection(conn);
       await pop.greet();
       await pop.login(user, await askPassword("MAIL_PASSWORD", "password: "));
       if (command === "list" && await list(pop) === 0) say("no messages");
-      if (command === "get") await print(await pop.retrieve(message));
+      if (command === "get") octets = await pop.retrieve(message);
       if (command === "delete") await pop.delete(message);
       await pop.quit();
       if (command === "delete") say(`deleted ${message}`);
@@ -242,5 +243,8 @@ one, or with delete N deletes one. MAIL_PASSWORD has the password, or it is aske
     } finally {
       await conn.end();
     }
+    await print(octets).catch((error) => {
+      throw named("stdout", error);
+    });
   });
 }

@@ -93,6 +93,8 @@ export function examine(octets: Uint8Array): Message {
     const at = part.search(pattern);
     if (at >= 0) throw new Error(`line ${part.slice(0, at).split("\n").length} has ${what}`);
   };
+  // A text alone would be taken for a header, and readers show nothing of it.
+  refuse(text, /^(?!\r?\n|[!-9;-~]+[ \t]*:)/, "no header field (Name: value)");
   refuse(text, /\r(?!\n)/, "a CR without its LF");
   refuse(text, /^[^\r\n]{999}/m, "more than 998 octets"); // and its CRLF (4.5.3.1.6)
   refuse(header, /^(?:resent-)?bcc\s*:/im, "Bcc, which all would see (--to is enough)");
@@ -111,11 +113,11 @@ export function examine(octets: Uint8Array): Message {
  * Returns a mailbox (4.1.2) as it is. Whether there is one of that name the server knows; here it
  * need only stay one argument of one command.
  *
- * @throws {UsageError} if it would not: a control character, or a blank or angle bracket outside of
- * quotes.
+ * @throws {UsageError} if it would not: a control character, or outside of quotes a blank, an angle
+ * bracket or a comma.
  */
 export function checkMailbox(text: string): string {
-  if (/^(?:"(?:[^"\\\p{Cc}]|\\\P{Cc})*"|[^"<>\p{Cc}\p{Z}])+$/u.test(text)) return text;
+  if (/^(?:"(?:[^"\\\p{Cc}]|\\\P{Cc})*"|[^"<>,\p{Cc}\p{Z}])+$/u.test(text)) return text;
   throw new UsageError(`${JSON.stringify(text)} is not a mail address (ann@example.org)`);
 }
 
@@ -345,7 +347,7 @@ if (import.meta.main) {
     }
     const password = user === undefined ? "" : await askPassword("SMTP_PASSWORD", "password: ");
     if (file === undefined && Deno.stdin.isTerminal()) {
-      console.error(`${name}: the message, then Ctrl-D`);
+      console.error(`${name}: header fields, an empty line and the text, then Ctrl-D`);
     }
     const message = await readMessage(file);
     const endpoint = starttls ? { ...flags, ca: undefined } : flags;

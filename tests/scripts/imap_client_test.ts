@@ -521,8 +521,8 @@ Deno.test({
     await using server = testServer(() => void asked++);
     const cases: [args: string[], says: string][] = [
       [[], "COMMAND is missing"],
-      [["bogus"], "no command bogus"],
-      [["constructor"], "no command constructor"],
+      [["bogus"], "bogus is none of folders, list, show, search, watch"],
+      [["constructor"], "constructor is none of folders, list, show, search, watch"],
       [["list", "x"], "unexpected argument x"],
       [["show"], "UID is missing"],
       [["show", "0"], "0 is not a whole number from 1 to 4294967295"],

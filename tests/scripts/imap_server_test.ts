@@ -123,8 +123,8 @@ Deno.test({ name: "imap_server: AUTHENTICATE, and three failures end it", ignore
       ["=", "BAD not what PLAIN sends (RFC 4616)"],
       [plain("mail secret"), "BAD not what PLAIN sends (RFC 4616)"],
       [plain("root mail secret"), "NO [AUTHORIZATIONFAILED] nobody is somebody else"],
-      [plain(" mail secre"), "NO [AUTHENTICATIONFAILED] wrong user or password"],
-      [plain(" mai lsecret"), "NO [AUTHENTICATIONFAILED] wrong user or password"],
+      [plain(" mail secre"), "NO [AUTHENTICATIONFAILED] wrong name or password"],
+      [plain(" mai lsecret"), "NO [AUTHENTICATIONFAILED] wrong name or password"],
     ]
   ) assertEquals((await imap.ask(`AUTHENTICATE PLAIN ${response}`)).tagged, answer);
   assertEquals((await imap.ask("AUTHENTICATE LOGIN")).tagged, "NO PLAIN alone is known");

@@ -16,7 +16,7 @@ import { dial } from "../peers/peers.ts";
 import { testServer } from "./rig.ts";
 
 const NAME = "smtp_client";
-const LARGEST = "x".repeat(998); // 1000 octets with its CRLF
+const LARGEST = "x:".padEnd(998, "x"); // 1000 octets with its CRLF
 const LETTER = "Subject: hello\n\nHello, Bob.\n.dot\n";
 const TO = ["--from", "ann@example.org", "--to", "bob@example.org"];
 
@@ -165,7 +165,7 @@ Deno.test("readReply says what is no reply, and how", async () => {
 Deno.test("examine knows what a server must be told of a message", () => {
   for (
     const [text, size, eightBit, international] of [
-      ["x", 3, false, false],
+      ["x:", 4, false, false],
       ["\n", 2, false, false],
       ["Subject: x\n\n.\n", 17, false, false],
       ["Subject: x\r\n\r\n.\r\n", 17, false, false],
@@ -186,18 +186,20 @@ Deno.test("examine refuses what cannot be sent, and says which line", () => {
   for (
     const [text, why] of [
       ["", "the message is empty"],
-      ["a\rb", "line 1 has a CR without its LF"],
-      ["a\r\nb\r\r\n", "line 2 has a CR without its LF"],
-      ["a\n\nb\r", "line 3 has a CR without its LF"],
-      ["a\n\n\n.\r.\n", "line 4 has a CR without its LF"],
-      [`a\r\n\r\n${"x".repeat(999)}`, "line 3 has more than 998 octets"],
+      ["hello\n", "line 1 has no header field (Name: value)"],
+      ["From ann\nSubject: x\n", "line 1 has no header field (Name: value)"],
+      ["a:\rb", "line 1 has a CR without its LF"],
+      ["a:\r\nb\r\r\n", "line 2 has a CR without its LF"],
+      ["a:\n\nb\r", "line 3 has a CR without its LF"],
+      ["a:\n\n\n.\r.\n", "line 4 has a CR without its LF"],
+      [`a:\r\n\r\n${"x".repeat(999)}`, "line 3 has more than 998 octets"],
       ["From: a\nBcc: b\n\nx", "line 2 has Bcc, which all would see (--to is enough)"],
       ["RESENT-BCC : b", "line 1 has Bcc, which all would see (--to is enough)"],
     ]
   ) {
     assertThrows(() => examine(octets(text)), Error, why);
   }
-  assertEquals(examine(octets(`${"x".repeat(998)}\r\n`)).size, 1000);
+  assertEquals(examine(octets(`${LARGEST}\r\n`)).size, 1000);
 });
 
 const NO_MAILBOXES = [

@@ -247,7 +247,7 @@ Deno.test({
     await using client = startMail(server.port);
     await client.until(/password: $/);
     await client.type("sécrex\x7ft\r");
-    await client.until(/the message, then Ctrl-D\r\n/);
+    await client.until(/the text, then Ctrl-D\r\n/);
     await client.type("Subject: typed\r\rhello\r\x04");
     await assertLeft(client, 0);
     const utf8 = (text: string) => String.fromCharCode(...new TextEncoder().encode(text));
@@ -255,7 +255,7 @@ Deno.test({
     assertEquals(heard.at(-1), "Subject: typed\r\n\r\nhello\r\n");
     assertEquals(screen(client.stdout).slice(0, 7), [
       "password:",
-      "smtp_client: the message, then Ctrl-D",
+      "smtp_client: header fields, an empty line and the text, then Ctrl-D",
       "Subject: typed",
       "",
       "hello",
