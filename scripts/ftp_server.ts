@@ -46,6 +46,7 @@
  * @module
  */
 import { isIP } from "node:net";
+import { delay } from "@std/async/delay";
 import {
   connect,
   isAllowed,
@@ -197,7 +198,8 @@ async function passive(s: Session): Promise<number> {
 function active(s: Session, host: string, port: number): string {
   if (s.onlyEpsv || s.site.cert) return "503 Here it is EPSV only.";
   const client = { transport: "tcp", hostname: s.client, port } as const;
-  const own = isIP(host) > 0 && isAllowed(parseAccessList([host]), client); // IPv6 has many spellings
+  // IPv6 has many spellings, but none with a `%` is of use to others.
+  const own = isIP(host) > 0 && !host.includes("%") && isAllowed(parseAccessList([host]), client);
   if (!own || port < 1024 || port > 65535) return "504 It has to be a port of yours from 1024 up.";
   const open = () => connect({ host: s.client, port, timeout: CONNECT_TIMEOUT });
   s.setDataPort({ open, close() {} });
@@ -334,6 +336,8 @@ async function store(s: Session, path: string, offset: number, what = path): Pro
         await write(s, file, read(old, offset));
       }
       await write(s, file, ascii ? fromAscii(read(data)) : read(data));
+      // A client that is gone ends both connections at once, and some turns later that is known here.
+      for (let turn = 0; turn < 3; turn++) await delay(0);
       signal.throwIfAborted();
       Deno.renameSync(temporary, real);
       unfinished.delete(temporary);

@@ -2,7 +2,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { connect } from "../../lib/address.ts";
 import { FramedConn } from "../../lib/framing.ts";
-import { octets } from "../lib/wire.ts";
 
 /** A client's end of the control connection. */
 export class Ftp {
@@ -19,6 +18,11 @@ export class Ftp {
     await ftp.expect(230, "PASS secret");
     await ftp.expect(200, "TYPE I");
     return ftp;
+  }
+
+  /** Takes over a connection that is there already. */
+  static over(conn: Deno.Conn): Ftp {
+    return new Ftp(new FramedConn(conn, { timeout: 15_000 }), "127.0.0.1");
   }
 
   /** The next reply, its lines with LF between them. */
@@ -87,7 +91,7 @@ export class Ftp {
     const data = await this.data();
     const first = await this.ask(command);
     if (first.startsWith("150 ")) {
-      await new FramedConn(data).writeAll(typeof content === "string" ? octets(content) : content);
+      await new FramedConn(data).writeAll(content);
     }
     data.close();
     return first.startsWith("150 ") ? await this.reply() : first;

@@ -4,7 +4,7 @@ import { serve } from "../../lib/server.ts";
 import { converse, type Site } from "../../scripts/ftp_server.ts";
 import { command, mayRun, missing, Program, run, start, temporaryFolder } from "../helpers.ts";
 import { Said } from "../lib/said.ts";
-import { latin1, random } from "../lib/wire.ts";
+import { random } from "../lib/wire.ts";
 import { eventually } from "../peers/peers.ts";
 import { Ftp } from "./ftp.ts";
 import { certificate } from "./rig.ts";
@@ -600,3 +600,339 @@ for (const [how, cut] of Object.entries(CUTS)) {
     },
   });
 }
+
+Deno.test({
+  name: "during a transfer STAT and ABOR are heard, and other commands wait for their turn",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ big: "x".repeat(20e6), "a.txt": "a" });
+    using ftp = await rig.open();
+    const data = await ftp.data();
+    await ftp.expect(150, "RETR big");
+    assertMatch(await ftp.ask("STAT"), /^211-[^]*A transfer is under way/);
+    await ftp.send("NOOP\r\nSTAT\r\nPWD\r\nABOR\r\nSYST");
+    assertMatch(await ftp.reply(), /^211-/);
+    for (const code of [426, 200, 257, 226, 215]) {
+      assertMatch(await ftp.reply(), new RegExp(`^${code} `));
+    }
+    assert((await new Response(data.readable).bytes()).length < 20e6);
+    // With Telnet's IP and DM before it, whole or without the DM, which is urgent data.
+    for (const synch of [[255, 244, 255, 242], [255, 244, 255], [255, 251, 1, 255, 254, 65]]) {
+      const data = await ftp.data();
+      await ftp.expect(150, "RETR big");
+      await ftp.conn.writeAll(Uint8Array.of(...synch));
+      await ftp.send("ABOR");
+      assertMatch(await ftp.reply(), /^426 /);
+      assertMatch(await ftp.reply(), /^226 /);
+      data.close();
+    }
+    // Nobody has come for the data yet.
+    await ftp.expect(229, "EPSV");
+    await ftp.expect(150, "LIST");
+    assertMatch(await ftp.ask("ABOR"), /^425 /);
+    assertMatch(await ftp.reply(), /^226 /);
+    // QUIT waits for the end as well.
+    const last = await ftp.data();
+    await ftp.send("RETR big\r\nQUIT");
+    assertMatch(await ftp.reply(), /^150 /);
+    assertEquals((await new Response(last.readable).bytes()).length, 20e6);
+    assertMatch(await ftp.reply(), /^226 /);
+    assertMatch(await ftp.reply(), /^221 /);
+    assertEquals(await ftp.conn.readLine(), null);
+  },
+});
+
+Deno.test({
+  name: "commands may come an octet at a time, many at once, and end with LF or CR",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ "ü": "umlaut" });
+    using slow = await rig.open();
+    for (const octet of new TextEncoder().encode("MLST ü\r\n")) {
+      await slow.conn.writeAll(Uint8Array.of(octet));
+    }
+    assertMatch(await slow.reply(), /^250-.*\n type=file;size=6;.* \/ü\n250 /);
+    await slow.conn.writeAll("NOOP\n\n\r\nNOOP\rNOOP\r\0NOOP\r\n");
+    for (const code of [200, 200, 200, 500]) {
+      assertMatch(await slow.reply(), new RegExp(`^${code} `));
+    }
+    await slow.conn.writeAll("NOOP\r\n".repeat(20_000));
+    for (let i = 0; i < 20_000; i++) assertMatch(await slow.reply(), /^200 /);
+    await slow.expect(550, `MLST ${"x".repeat(8187)}`);
+    await slow.send("x".repeat(8193));
+    assertMatch(await slow.reply(), /^500 /);
+    assertEquals(await slow.conn.readLine(), null);
+    // What was sent before the sending side ended is answered.
+    using hasty = await rig.open("");
+    await hasty.send("USER anonymous\r\nPASS x\r\nPWD");
+    await hasty.conn.conn.closeWrite();
+    for (const code of [331, 230, 257]) {
+      assertMatch(await hasty.reply(), new RegExp(`^${code} `));
+    }
+    assertEquals(await hasty.conn.readLine(), null);
+  },
+});
+
+Deno.test({
+  name: "nonsense is refused, and a good command is answered after it",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ "a.txt": "a" });
+    using me = await rig.open("me");
+    const next = random(42);
+    const words = [
+      ...["RETR", "STOR", "PORT", "EPRT", "REST", "OPTS MLST", "TYPE", "MLST", "STAT", "ABOR"],
+      ...["RNFR", "RNTO", "a.txt", "|1|127.0.0.1|", "127,0,0,1,", "\0", "\xff", "\xff\xf4", "../"],
+      ...["-l", " ", "/", ";", "99999999999999999999", "%s%n", "~", "A", "I", "LIST"],
+    ];
+    for (let i = 0; i < 2000; i++) {
+      const line = Array.from({ length: 1 + next(4) }, () => words[next(words.length)]);
+      const octets = Uint8Array.from(line.join(" "), (letter) => letter.charCodeAt(0));
+      await me.conn.writeAll(octets);
+      await me.send("");
+      await me.send("SYST");
+      for (let reply = ""; !reply.startsWith("215 ");) {
+        reply = await me.reply();
+        assertMatch(reply, /^[2-5]\d\d[ -]/);
+      }
+    }
+    assertEquals(Object.keys(rig.tree()).length, 1);
+  },
+});
+
+Deno.test({
+  name: "a folder being stored in is not renamed, and an upload into it stays",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ sub: null, "sub/deep": null });
+    using me = await rig.open("me");
+    using other = await rig.open("me");
+    const data = await me.data();
+    await me.expect(150, "STOR sub/deep/new");
+    await other.expect(350, "RNFR sub");
+    await other.expect(450, "RNTO moved");
+    await data.write(new TextEncoder().encode("whole"));
+    data.close();
+    assertMatch(await me.reply(), /^226 /);
+    await other.expect(350, "RNFR sub");
+    await other.expect(250, "RNTO moved");
+    assertEquals(rig.tree(), { moved: null, "moved/deep": null, "moved/deep/new": "whole" });
+    // What is a folder by the time that the file is whole stays one.
+    const late = await me.data();
+    await me.expect(150, "STOR taken");
+    await other.expect(257, "MKD taken");
+    late.close();
+    assertMatch(await me.reply(), /^426 /);
+    assertEquals(Object.keys(rig.tree()).length, 4);
+  },
+});
+
+Deno.test({
+  name: "64 transfers go on at once, one of a client that does not read",
+  ignore,
+  async fn() {
+    const content = "0123456789abcdef".repeat(2e5);
+    await using rig = await Rig.start({ big: content });
+    using stuck = await rig.open();
+    const unread = await stuck.data();
+    await stuck.expect(150, "RETR big");
+    await Promise.all(Array.from({ length: 64 }, async (_, i) => {
+      using me = await rig.open("me");
+      if (i % 2 > 0) {
+        assert(await me.text("RETR big") === content);
+      } else {
+        assertMatch(await me.put(`STOR copy${i}`, content), /^226 /);
+        assert(await Deno.readTextFile(`${rig.root}/copy${i}`) === content);
+        await me.expect(250, `DELE copy${i}`);
+      }
+    }));
+    unread.close();
+  },
+});
+
+Deno.test({
+  name: "a client that is silent during a transfer is closed, one that goes on slowly is not",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ big: "x".repeat(30e6) }, { idleTimeout: 600 });
+    using silent = await rig.open();
+    const data = await silent.data();
+    await silent.expect(150, "RETR big");
+    using slow = await rig.open("me");
+    const slowly = await slow.data();
+    await slow.expect(150, "STOR slow");
+    for (let i = 0; i < 12; i++) {
+      await slowly.write(new TextEncoder().encode("slow"));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    slowly.close();
+    assertMatch(await slow.reply(), /^226 /);
+    assertEquals(await silent.conn.readLine().catch(() => null), null);
+    await rig.said.until(/closed, silent for 0\.6 s/);
+    data.close();
+    // Nobody comes for the data, and who sent the command says no more.
+    using waiting = await rig.open();
+    await waiting.expect(229, "EPSV");
+    await waiting.expect(150, "LIST");
+    assertMatch(await waiting.reply().catch(() => "closed"), /^425|closed/);
+  },
+});
+
+/** Starts the program, `me` being the one who may write. */
+function startWriter(root: string, args: string[] = [], permissions: string[] = []): Program {
+  return new Program(
+    [...command("ftp_server", [...WRITER, ...permissions]), "--port", "0", "--user", "me", ...args]
+      .concat(root),
+    { env: { FTP_PASSWORD: "secret" } },
+  );
+}
+
+Deno.test({
+  name: "ftp_server runs with the permissions of its first line, and with --user writes",
+  ignore,
+  async fn() {
+    await using folder = await temporaryFolder();
+    await Deno.writeTextFile(`${folder.path}/a.txt`, "a");
+    for (const host of ["127.0.0.1", "::1"]) {
+      await using server = start("ftp_server", ["--port", "0", "--host", host, folder.path]);
+      using ftp = await Ftp.open(await server.port(), "anonymous", host);
+      assertEquals(await ftp.text("RETR a.txt"), "a");
+      await ftp.expect(550, "MKD x");
+      if (host === "127.0.0.1") continue;
+      await ftp.expect(502, "PASV");
+      await ftp.expect(522, "EPSV 1");
+      using listener = Deno.listen({ hostname: host, port: 0 });
+      await ftp.expect(504, `EPRT |2|::2|${listener.addr.port}|`);
+      await ftp.expect(504, `EPRT |2|fe80::1%lo|${listener.addr.port}|`);
+      await ftp.expect(200, `EPRT |2|0:0:0:0:0:0:0:1|${listener.addr.port}|`);
+      await ftp.expect(150, "RETR a.txt");
+      assertEquals(await new Response((await listener.accept()).readable).text(), "a");
+      assertMatch(await ftp.reply(), /^226 /);
+    }
+    await using server = startWriter(folder.path, ["--trace"]);
+    using me = await Ftp.open(await server.port(), "me");
+    assertMatch(await me.put("STOR b.txt", "b"), /^226 /);
+    assertEquals(await Deno.readTextFile(`${folder.path}/b.txt`), "b");
+    const traced = await server.until(/< \S+ PASS .*\n> \S+ 230 .*\n/, "stderr");
+    assertStringIncludes(traced[0], "PASS ***\\n\n");
+    assert(!server.stderr.includes("secret"), server.stderr);
+  },
+});
+
+Deno.test({
+  name: "with --cert both connections are TLS, and an end without close_notify is a cut",
+  ignore: missing("openssl"),
+  async fn() {
+    await using folder = await temporaryFolder();
+    const { cert, key } = await certificate(folder.path);
+    const root = `${folder.path}/root`;
+    await Deno.mkdir(root);
+    await using server = startWriter(root, ["--cert", cert, "--key", key]);
+    const tls = { hostname: "127.0.0.1", caCerts: [await Deno.readTextFile(cert)] };
+    const control = await Deno.connectTls({ ...tls, port: await server.port() });
+    using me = Ftp.over(control);
+    assertMatch(await me.reply(), /^220 /);
+    await me.expect(331, "USER me");
+    await me.expect(230, "PASS secret");
+    await me.expect(200, "PBSZ 0");
+    await me.expect(200, "PROT P");
+    await me.expect(536, "PROT C");
+    assertMatch(await me.ask("FEAT"), /\n PROT\n/);
+    await me.expect(503, "PORT 127,0,0,1,200,0");
+    await me.expect(503, "EPRT |1|127.0.0.1|51200|");
+    const open = async () => {
+      const [, port] = /\|\|\|(\d+)\|/.exec(await me.expect(229, "EPSV")) ?? [];
+      return await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
+    };
+    const upload = await Deno.startTls(await open(), tls);
+    await me.expect(150, "STOR whole");
+    await upload.write(new TextEncoder().encode("whole"));
+    await upload.closeWrite();
+    upload.close();
+    assertMatch(await me.reply(), /^226 /);
+    const empty = await open();
+    await me.send("STOR plain\r\nNOOP");
+    assertMatch(await me.reply(), /^150 /);
+    await empty.write(new TextEncoder().encode("USER plain\r\n"));
+    empty.close();
+    assertMatch(await me.reply(), /^426 /);
+    assertMatch(await me.reply(), /^200 /);
+    const list = await Deno.startTls(await open(), tls);
+    await me.expect(150, "NLST");
+    assertEquals(await new Response(list.readable).text(), "whole\r\n");
+    assertMatch(await me.reply(), /^226 /);
+  },
+});
+
+Deno.test({
+  name: "Ctrl-C lets an upload end; a second one, and the end of the grace, leave nothing of it",
+  ignore,
+  async fn() {
+    await using folder = await temporaryFolder();
+    const names = () => Array.from(Deno.readDirSync(folder.path), ({ name }) => name);
+    for (const [again, code] of [[false, 0], [true, 130]] as const) {
+      await using server = startWriter(folder.path);
+      using me = await Ftp.open(await server.port(), "me");
+      const data = await me.data();
+      await me.expect(150, again ? "STOR cut" : "STOR new");
+      await data.write(new TextEncoder().encode("x"));
+      await eventually("it is being stored", () => names().some((name) => name.endsWith(".part")));
+      server.signal("SIGINT");
+      await server.until(/stopping/, "stderr");
+      if (again) server.signal("SIGINT");
+      data.close();
+      if (!again) {
+        assertMatch(await me.reply(), /^226 /);
+        me.conn.close();
+      }
+      assertEquals((await server.ended()).code, code);
+      assertEquals(names(), ["new"]);
+    }
+    await using server = startWriter(folder.path);
+    using me = await Ftp.open(await server.port(), "me");
+    const data = await me.data();
+    await me.expect(150, "STOR never");
+    await eventually("it is being stored", () => names().length === 2);
+    server.signal("SIGTERM");
+    const { code, stderr } = await server.ended();
+    data.close();
+    assertEquals([code, names()], [0, ["new"]]);
+    assertMatch(stderr, /cut off/);
+  },
+});
+
+Deno.test({
+  name: "ftp_server says what is wrong with its command line",
+  ignore,
+  async fn() {
+    await using folder = await temporaryFolder();
+    const file = `${folder.path}/file`;
+    await Deno.writeTextFile(file, "");
+    for (
+      const [args, code, line, permissions = []] of [
+        [["nowhere"], 1, /^ftp_server: nowhere: no such file or directory\n$/],
+        [[file], 1, /^ftp_server: .*\/file: not a directory\n$/],
+        [[".", "more"], 2, /unexpected argument more/],
+        [["--unix", "x"], 2, /unknown flag --unix/],
+        [["--port", "x"], 2, /--port: x is not a whole number/],
+        [["--user", "me"], 1, /--allow-env/],
+        [["--user", "me"], 2, /FTP_PASSWORD is not set/, ["--allow-env=FTP_PASSWORD"]],
+        [["--cert", "x"], 1, /x: no such file/],
+        [["--cert", file], 1, /file: not PEM/],
+      ] as [string[], number, RegExp, string[]?][]
+    ) {
+      const result = await run("ftp_server", ["--port", "0", ...args], { permissions });
+      assertEquals(result.code, code, result.stderr);
+      assertMatch(result.stderr, line);
+      assertEquals(result.stderr.split("\n").length, 2, result.stderr);
+    }
+    await using server = new Program(
+      [...command("ftp_server", ["--allow-env=FTP_PASSWORD"]), "--user", "me", folder.path],
+      { env: { FTP_PASSWORD: "secret" } },
+    );
+    const { code, stderr } = await server.ended();
+    assertEquals(code, 1);
+    assertMatch(stderr, /^ftp_server: .*--allow-write.*\n$/);
+    assertMatch((await run("ftp_server", ["--help"])).stdout, /--user NAME .*FTP_PASSWORD/);
+  },
+});
