@@ -16,7 +16,9 @@
  * that it is told (PASV, EPSV), or the server to one of the client's (PORT, EPRT). Its other end is
  * the client's address, whatever the client says, or the server would attack others for it (RFC 2577).
  * With `--cert` both are TLS from the first octet; PORT and EPRT are then refused, as Deno has no
- * server's side of TLS for a connection that it opens.
+ * server's side of TLS for a connection that it opens. A client that stores a file and leaves before
+ * it has read the tickets that end TLS 1.3's handshake cuts itself off, which is reported and leaves
+ * nothing: `curl` may need `--tls-max 1.2`.
  *
  * A file is stored whole or not at all. That it ends FTP tells only by the end of its connection, so
  * "whole" means: that ended in order, and the other one is still there. ABOR, a reset, or a client that
@@ -336,6 +338,7 @@ async function store(s: Session, path: string, offset: number, what = path): Pro
         await write(s, file, read(old, offset));
       }
       await write(s, file, ascii ? fromAscii(read(data)) : read(data));
+      await data.closeWrite().catch(() => {}); // over TLS a client may wait for it, or have left
       // A client that is gone ends both connections at once, and some turns later that is known here.
       for (let turn = 0; turn < 3; turn++) await delay(0);
       signal.throwIfAborted();
