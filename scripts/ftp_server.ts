@@ -211,7 +211,10 @@ function active(s: Session, host: string, port: number): string {
 /** The number of an address's protocol in EPSV and EPRT (RFC 2428, 2). */
 const protocolOf = (host: string) => isIP(host) === 6 ? "2" : "1";
 
-/** Opens the data connection, does `work` with it until that ends or is aborted, and closes it. */
+/**
+ * Opens the data connection, does `work` with it until that ends or is aborted, which `signal` tells,
+ * and closes it. Returns the last reply.
+ */
 async function transfer(
   s: Session,
   what: string,
@@ -250,11 +253,15 @@ function systemText(error: unknown): string | undefined {
 
 type Pieces = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** What a file or connection has, `max` octets at most, in pieces that are valid until the next. */
-async function* read(from: Deno.FsFile | Deno.Conn, max = Infinity): AsyncGenerator<Uint8Array> {
-  const buffer = new Uint8Array(Math.min(BUFFER, max));
-  for (let n; max > 0 && (n = await from.read(buffer.subarray(0, max))) !== null; max -= n) {
+/** So many octets of a file, or all of a connection, in pieces that are valid until the next. */
+async function* read(from: Deno.FsFile | Deno.Conn, left = Infinity): AsyncGenerator<Uint8Array> {
+  const buffer = new Uint8Array(Math.min(BUFFER, left));
+  while (left > 0) {
+    const n = await from.read(buffer.subarray(0, left));
+    if (n === null && left < Infinity) throw new Error("the file became shorter meanwhile");
+    if (n === null) return;
     yield buffer.subarray(0, n);
+    left -= n;
   }
 }
 

@@ -728,6 +728,21 @@ Deno.test({
 });
 
 Deno.test({
+  name: "a file that becomes shorter while it is sent is said to be cut off",
+  ignore,
+  async fn() {
+    await using rig = await Rig.start({ big: "x".repeat(20e6) });
+    using ftp = await rig.open();
+    const data = await ftp.data();
+    await ftp.expect(150, "RETR big");
+    await Deno.truncate(`${rig.root}/big`, 10e6);
+    assertEquals((await new Response(data.readable).bytes()).length, 10e6);
+    assertMatch(await ftp.reply(), /^426 /);
+    await rig.said.until(/big \(20000000 bytes\): the file became shorter/);
+  },
+});
+
+Deno.test({
   name: "64 transfers go on at once, one of a client that does not read",
   ignore,
   async fn() {
