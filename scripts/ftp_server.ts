@@ -233,7 +233,6 @@ async function transfer(
     await s.reply(`150 ${what}`);
     data = await dataPort.open();
     if (end.signal.aborted) data.close();
-    await (data as Partial<Deno.TlsConn>).handshake?.(); // there may be nothing to write, or to read
     await work(data, end.signal);
     return "226 Done.";
   } catch (error) {
@@ -345,7 +344,6 @@ async function store(s: Session, path: string, offset: number, what = path): Pro
         await write(s, file, read(old, offset));
       }
       await write(s, file, ascii ? fromAscii(read(data)) : read(data));
-      await data.closeWrite().catch(() => {}); // over TLS a client may wait for it, or have left
       // A client that is gone ends both connections at once, and some turns later that is known here.
       for (let turn = 0; turn < 3; turn++) await delay(0);
       signal.throwIfAborted();

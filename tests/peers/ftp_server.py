@@ -2,10 +2,12 @@
 
 methods     every method of FTP, in a folder without files
 reset N     N uploads that a reset cuts
+tls CA      files of many sizes, over TLS from the first octet
 """
 import ftplib
 import io
 import socket
+import ssl
 import struct
 import sys
 
@@ -19,6 +21,38 @@ def connect(passive=True):
     assert ftp.login("me", "secret").startswith("230")
     ftp.set_pasv(passive)
     return ftp
+
+
+class ImplicitTls(ftplib.FTP_TLS):
+    """Python has only the other kind, which begins without TLS."""
+
+    _sock = None
+
+    @property
+    def sock(self):
+        return self._sock
+
+    @sock.setter
+    def sock(self, sock):
+        if sock is not None and not isinstance(sock, ssl.SSLSocket):
+            sock = self.context.wrap_socket(sock, server_hostname=HOST)
+        self._sock = sock
+
+
+def over_tls(ca):
+    ftp = ImplicitTls(context=ssl.create_default_context(cafile=ca), timeout=15)
+    ftp.connect(HOST, PORT)
+    ftp.login("me", "secret", secure=False)
+    ftp.prot_p()
+    assert ftp.nlst() == []
+    for size in (0, 1, 1000, 700_000, 3_000_000):
+        content = bytes(range(250)) * (size // 250) + bytes(size % 250)
+        ftp.storbinary("STOR file", io.BytesIO(content))
+        received = io.BytesIO()
+        ftp.retrbinary("RETR file", received.write)
+        assert received.getvalue() == content, size
+    assert ftp.nlst() == ["file"]
+    ftp.quit()
 
 
 def refused(call, *args):
@@ -97,6 +131,8 @@ def methods(ftp):
 if COMMAND == "methods":
     methods(connect())
     methods(connect(passive=False))
+elif COMMAND == "tls":
+    over_tls(sys.argv[4])
 else:
     for i in range(int(sys.argv[4])):
         ftp = connect()

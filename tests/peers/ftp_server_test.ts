@@ -215,6 +215,18 @@ Deno.test({
 });
 
 Deno.test({
+  name: "Python's ftplib over TLS, which waits for the other side's close_notify",
+  ignore: missing("python3", "openssl"),
+  async fn() {
+    await using folder = await temporaryFolder();
+    const { ca, cert, key } = await certificates(folder.path);
+    await using rig = await Rig.start(["--cert", cert, "--key", key]);
+    const argv = python("ftp_server.py", "127.0.0.1", rig.port, "tls", ca);
+    assertEquals(await output(argv), "done\n");
+  },
+});
+
+Deno.test({
   name: "curl over TLS gets, lists and puts, and does not trust another",
   ignore: missing("curl", "openssl"),
   async fn() {
