@@ -99,7 +99,8 @@ class Session {
   offset = 0; // that REST gave
   from?: string; // that RNFR gave, by its real path
   onlyEpsv = false;
-  over = false;
+  over = false; // it gets no more replies
+  ended = false; // it sends no more commands
   dataPort?: DataPort;
   transfer?: AbortController;
   readonly client: string; // its address
@@ -221,7 +222,7 @@ async function transfer(
   work: (data: Deno.Conn, signal: AbortSignal) => Promise<void>,
 ): Promise<string> {
   const { dataPort } = s;
-  if (!dataPort) return "425 EPSV, PASV, EPRT or PORT comes first.";
+  if (!dataPort || s.ended) return "425 EPSV, PASV, EPRT or PORT comes first.";
   s.dataPort = undefined;
   let data: Deno.Conn | undefined;
   const end = s.transfer = new AbortController();
@@ -657,17 +658,17 @@ export async function converse(conn: FramedConn, site: Site): Promise<void> {
       if (++waiting > MAX_WAITING) throw new Refusal("421 Too many commands at once.");
       last = last.then(() => obey(verb, argument))
         .then(() => void waiting--, (error) => conn.close(error)); // which the next read throws
-      if (waiting === 1 && !TRANSFERS.test(verb)) await last;
+      if (waiting === 1 && !TRANSFERS.test(verb)) await last; // else it reads on
       if (s.over) break;
     }
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     await s.reply(error.message);
   } finally {
-    s.over = true;
-    s.setDataPort();
+    s.ended = true;
     s.transfer?.abort();
     await last;
+    s.setDataPort();
   }
 }
 

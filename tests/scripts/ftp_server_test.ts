@@ -664,9 +664,9 @@ Deno.test({
     assertEquals(await slow.conn.readLine(), null);
     // What was sent before the sending side ended is answered.
     using hasty = await rig.open("");
-    await hasty.send("USER anonymous\r\nPASS x\r\nPWD");
+    await hasty.send("USER anonymous\r\nPASS x\r\nRETR no\r\nPWD\r\nEPSV\r\nRETR ü\r\nQUIT");
     await hasty.conn.conn.closeWrite();
-    for (const code of [331, 230, 257]) {
+    for (const code of [331, 230, 550, 257, 229, 425, 221]) {
       assertMatch(await hasty.reply(), new RegExp(`^${code} `));
     }
     assertEquals(await hasty.conn.readLine(), null);
