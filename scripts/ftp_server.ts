@@ -147,14 +147,12 @@ function absolute({ folder }: Session, path: string): string {
   return `/${names.join("/")}`;
 }
 
-/** A file or folder, by its real path. */
-type Located = { real: string; info: Deno.FileInfo };
-
 /**
- * Finds a file or folder below the root; no link leads out of it. These calls are the synchronous
- * ones, so that no other client can change what is there between such a look and what follows.
+ * Finds a file or folder below the root, by its real path; no link leads out of it. These calls are
+ * the synchronous ones, so that no other client can change what is there between such a look and what
+ * follows.
  */
-function locate(s: Session, path: string): Located {
+function locate(s: Session, path: string): { real: string; info: Deno.FileInfo } {
   const { root } = s.site;
   const real = Deno.realPathSync(root + absolute(s, path));
   if (real !== root && !real.startsWith(root === "/" ? root : `${root}/`)) throw missing();
