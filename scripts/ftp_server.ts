@@ -37,7 +37,7 @@
  * | `login()` | `USER`, `PASS` |
  * | `makepasv()` | `passive()`: `Deno.listen()`, `listener.accept()` |
  * | `makeport()` | `active()`: `Deno.connect()` |
- * | `retrbinary()`, `retrlines()` | `retrieve()`: `file.read()`, `conn.write()` |
+ * | `retrbinary()`, `retrlines()` | `retrieve()`: `file.readSync()`, `conn.write()` |
  * | `storbinary()`, `storlines()` | `store()`: `conn.read()`, `file.write()`, `Deno.renameSync()` |
  * | `nlst()`, `dir()`, `mlsd()` | `list()`: `Deno.readDirSync()`, `Deno.statSync()` |
  * | `abort()` | `converse()`, which reads on during a transfer |
@@ -67,7 +67,7 @@ const MAX_LINE = 8192; // octets of a command
 const MAX_WAITING = 100; // commands that wait for the end of a transfer
 const MAX_FAILURES = 3; // logins
 const CONNECT_TIMEOUT = 30_000; // milliseconds
-const BUFFER = 1024 * 1024; // octets of a file
+const BUFFER = 512 * 1024; // octets of a file
 const HALF_A_YEAR = 183 * 24 * 60 * 60 * 1000; // milliseconds
 const FACTS = ["type", "size", "modify"];
 const [CR, LF] = [13, 10];
@@ -251,11 +251,16 @@ function systemText(error: unknown): string | undefined {
 
 type Pieces = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** So many octets of a file, or all of a connection, in pieces that are valid until the next. */
+/**
+ * So many octets of a file, or all of a connection, in pieces that are valid until the next. Read
+ * ahead by the system, a file is there in microseconds, and waiting for a thread to say so took a
+ * third of the server's time.
+ */
 async function* read(from: Deno.FsFile | Deno.Conn, left = Infinity): AsyncGenerator<Uint8Array> {
   const buffer = new Uint8Array(Math.min(BUFFER, left));
   while (left > 0) {
-    const n = await from.read(buffer.subarray(0, left));
+    const room = buffer.subarray(0, left);
+    const n = from instanceof Deno.FsFile ? from.readSync(room) : await from.read(room);
     if (n === null && left < Infinity) throw new Error("the file became shorter meanwhile");
     if (n === null) return;
     yield buffer.subarray(0, n);
