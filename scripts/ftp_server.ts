@@ -689,11 +689,11 @@ if (import.meta.main) {
     if (user !== undefined && !password) throw new UsageError("--user: FTP_PASSWORD is not set");
     if (!(await Deno.stat(root)).isDirectory) throw new Error(`${root}: not a directory`);
     if (user) await Deno.remove(await Deno.makeTempFile({ dir: root })); // it fails now or not at all
+    const listener = await listen(flags);
     const cert = flags.cert && await readPem(flags.cert);
     const key = flags.key && await readPem(flags.key);
     const site = { root: await Deno.realPath(root), user, password, cert, key, trace };
     addEventListener("unload", () => unfinished.forEach((path) => Deno.removeSync(path)));
-    const options = { ...flags, signal: stopSignal() };
-    await serve(await listen(flags), (conn) => converse(conn, site), options);
+    await serve(listener, (conn) => converse(conn, site), { ...flags, signal: stopSignal() });
   });
 }
