@@ -311,10 +311,7 @@ Deno.test({
       ...Object.keys(links).filter((name) => name !== "inner" && name !== "dangling"),
       ...["file/x", "folder/secret", "folder/root/../secret", "folder/new", "whole/secret"],
       ...["whole/new", "empty/new", "sibling/x", "dangling", "dangling/x", "inner", "inner/x"],
-      ...["loop/x", "sub/up/secret", "sub/up/new", "pipe", "pipe/x", "a.txt/", "a.txt/x"].slice(
-        0,
-        5,
-      ),
+      ...["loop/x", "sub/up/secret", "sub/up/new", "pipe", "pipe/x", "a.txt/x"],
       ...["~", "~/", "~/new", "~root/new", "~root/.bashrc", "..\\secret", "sub\\..\\..\\secret"],
       ...["\0", "a.txt\0", "new\0", "../secret\0.txt", "sub/\0/x", "new\x01", "new\x7f", "new\x85"],
       ...["\ufeff/../../secret", "new\ufffd", "x".repeat(256), `${"é".repeat(128)}`],
