@@ -53,6 +53,7 @@ import { FramedConn, type FramedConnOptions, LimitError, printable } from "../li
 
 const NAME = "ftp_client";
 const PORT = 8021; // FTP's own is 21
+const GUEST = "anonymous@"; // what the anonymous give for a password (RFC 1635, 2)
 const MAX_REPLY_LINES = 1000;
 const MAX_LIST = 64 * 1024 * 1024; // octets of a folder's list
 const OVERHEAD = 100; // octets that a line of it takes in memory besides its own
@@ -152,30 +153,24 @@ export class Ftp {
   #hasEpsv = true;
   #lists = LISTS.slice(); // those that the server may know
 
-  private constructor(
+  /** Takes over `conn`; with `tls`, its data connections are TLS as well. */
+  constructor(
     readonly conn: FramedConn,
-    readonly tls?: { hostname: string; caCerts: string[] }, // for the data connections
+    readonly tls?: { hostname: string; caCerts: string[] },
   ) {}
 
-  /**
-   * Connects and logs in, anonymously if there is no `account`.
-   *
-   * @throws {UsageError} before the password is sent, if somebody on the way could read it; all
-   * errors are named after the address.
-   */
+  /** Connects, and logs in; errors are named after the address. */
   static async open(
     endpoint: Endpoint & FramedConnOptions,
-    account?: { user: string; password: string },
+    user?: string,
+    password?: string,
   ): Promise<Ftp> {
     const { tls, ca, host: hostname } = endpoint;
     const conn = new FramedConn(await connect(endpoint), endpoint);
     try {
-      if (account && !isPrivate(conn.conn)) {
-        throw new UsageError("a password is not sent without --tls");
-      }
       const caCerts = ca ? [await readPem(ca)] : [];
       const ftp = new Ftp(conn, tls ? { hostname, caCerts } : undefined);
-      await ftp.#login(account?.user ?? "anonymous", account?.password ?? "anonymous@");
+      await ftp.login(user, password);
       return ftp;
     } catch (error) {
       conn.close();
@@ -183,7 +178,15 @@ export class Ftp {
     }
   }
 
-  async #login(user: string, password: string): Promise<void> {
+  /**
+   * Waits for the greeting, and logs in, anonymously unless told otherwise.
+   *
+   * @throws {UsageError} before the password is sent, if somebody on the way could read it.
+   */
+  async login(user = "anonymous", password = GUEST): Promise<void> {
+    if (password !== GUEST && !isPrivate(this.conn.conn)) {
+      throw new UsageError("a password is not sent without --tls");
+    }
     const greeting = await readReply(this.conn);
     if (!greeting.startsWith("220")) throw new Refusal("greeting", greeting);
     const reply = await this.#command(`USER ${user}`, /^(230|331)/);
@@ -579,10 +582,8 @@ get and mirror need --allow-read and --allow-write, put needs --allow-read, and 
     const [usage, run] = COMMANDS[command];
     // Throws unless there are as many arguments as that.
     parse({ ...program, usage, flags: {} }, ["--", ...args]);
-    const account = user === undefined
-      ? undefined
-      : { user, password: await askPassword("FTP_PASSWORD", "password: ") };
-    const open = () => Ftp.open(flags, account);
+    const password = user && await askPassword("FTP_PASSWORD", "password: ");
+    const open = () => Ftp.open(flags, user, password);
     const ftp = await open();
     const code = await run(ftp, { ...flags, open }, args);
     await ftp.quit();
