@@ -36,6 +36,7 @@
  *
  * @module
  */
+import { deadline } from "@std/async/deadline";
 import { basename, join } from "@std/path";
 import { connect, type Endpoint, named, readPem, reason, UsageError } from "../lib/address.ts";
 import {
@@ -53,9 +54,9 @@ import { FramedConn, type FramedConnOptions, LimitError, printable } from "../li
 
 const NAME = "ftp_client";
 const PORT = 8021; // FTP's own is 21
-const GUEST = "anonymous@"; // what the anonymous give for a password (RFC 1635, 2)
+const GUEST = "anonymous@"; // what the anonymous give for a password (RFC 1635)
 const MAX_REPLY_LINES = 1000;
-const MAX_LIST = 64 * 1024 * 1024; // octets of a folder's list
+const MAX_LIST = 32 * 1024 * 1024; // octets of a folder's list
 const OVERHEAD = 100; // octets that a line of it takes in memory besides its own
 const MAX_ENTRIES = 500_000; // files and folders that are copied
 const MAX_DEPTH = 32; // folders in folders
@@ -255,18 +256,25 @@ export class Ftp {
   ): Promise<void> {
     const { hostname } = this.conn.conn.remoteAddr as Deno.NetAddr;
     const { options } = this.conn;
-    const endpoint = { host: hostname, port: await this.#passive(), timeout: options.timeout };
-    const conn = await connect(endpoint);
+    const { timeout = 10_000 } = options;
+    const conn = await connect({ host: hostname, port: await this.#passive(), timeout });
     let data = new FramedConn(conn, options);
     try {
       if (offset > 0) await this.#command(`REST ${offset}`, /^350/);
       await this.#command(command, /^1/);
+      let begin = Promise.resolve();
       if (this.tls) {
-        data = new FramedConn(await Deno.startTls(conn as Deno.TcpConn, this.tls), options);
+        const secure = await Deno.startTls(conn as Deno.TcpConn, this.tls);
+        data = new FramedConn(secure, options);
+        // Now, as at its end it would be waited for without a limit.
+        begin = deadline(secure.handshake(), timeout).then(() => {}, (error) => {
+          throw new Error(`TLS handshake: ${reason(error)}`);
+        });
       }
       // Over TLS some servers wait for this at the end of what they send, too. Only the reply lets it
       // be closed: with something unread, as a session ticket is, it would be reset.
-      const failure = await work(data).then(() => data.conn.closeWrite()).catch((error) => error);
+      const failure = await begin.then(() => work(data)).then(() => data.conn.closeWrite())
+        .catch((error) => error);
       if (failure) data.close();
       const reply = await readReply(this.conn).catch((error) => {
         throw failure ?? error;
@@ -382,12 +390,13 @@ export async function upload(
   if (sent > size) throw new Error(`${path} has ${size} bytes, and the server's file ${sent}`);
   await file.seek(sent, Deno.SeekMode.Start);
   const draw = bar(size);
-  await ftp.transfer(`${sent > 0 ? "APPE" : "STOR"} ${ftp.absolute(remote)}`, async (data) => {
+  // APPE would put it behind what the server may still be writing of the earlier transfer.
+  await ftp.transfer(`STOR ${ftp.absolute(remote)}`, async (data) => {
     const buffer = new Uint8Array(BUFFER);
     for (let n; draw(sent), (n = await file.read(buffer)) !== null; sent += n) {
       await data.writeAll(buffer.subarray(0, n));
     }
-  }).catch((error) => {
+  }, sent).catch((error) => {
     throw named(`${sent} of ${size} bytes sent`, error);
   });
   const stored = await ftp.size(remote) ?? sent;
