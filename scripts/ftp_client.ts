@@ -38,7 +38,15 @@
  */
 import { deadline } from "@std/async/deadline";
 import { basename, join } from "@std/path";
-import { connect, type Endpoint, named, readPem, reason, UsageError } from "../lib/address.ts";
+import {
+  connect,
+  type Endpoint,
+  isPrivate,
+  named,
+  readPem,
+  reason,
+  UsageError,
+} from "../lib/address.ts";
 import {
   askPassword,
   clientFlags,
@@ -139,12 +147,6 @@ function readSize(digits?: string): number | undefined {
 /** The commands that list a folder. LIST is older, and with `-a` does not leave out hidden files. */
 const LISTS = [["MLSD", readFacts], ["LIST -a", readLong], ["LIST", readLong]] as const;
 
-/** Whether nobody on the way can listen. */
-function isPrivate(conn: Deno.Conn): boolean {
-  if ("handshake" in conn || !("hostname" in conn.remoteAddr)) return true; // TLS, a Unix socket
-  return /^(::ffff:)?127\.|^::1$/.test(conn.remoteAddr.hostname);
-}
-
 /**
  * A connection to an FTP server. Its methods throw a {@linkcode Refusal} if the server says no, what
  * {@linkcode readReply} throws, or the connection's error.
@@ -201,7 +203,7 @@ export class Ftp {
     this.#home = /"((?:[^"]|"")*)/.exec(pwd)?.[1].replaceAll('""', '"') ?? "";
   }
 
-  /** A path from the server's root, without a slash at its end; none is where one is after the login. */
+  /** A path from the root, without a slash at its end; a relative one starts where the login ended. */
   absolute(path = ""): string {
     const whole = path.startsWith("/") ? path : `${this.#home}/${path}`;
     return whole.replace(/^\/\/+/, "/").replace(/\/+$/, "");
@@ -262,19 +264,19 @@ export class Ftp {
     try {
       if (offset > 0) await this.#command(`REST ${offset}`, /^350/);
       await this.#command(command, /^1/);
-      let begin = Promise.resolve();
       if (this.tls) {
-        const secure = await Deno.startTls(conn as Deno.TcpConn, this.tls);
-        data = new FramedConn(secure, options);
-        // Now, as at its end it would be waited for without a limit.
-        begin = deadline(secure.handshake(), timeout).then(() => {}, (error) => {
-          throw new Error(`TLS handshake: ${reason(error)}`);
-        });
+        data = new FramedConn(await Deno.startTls(conn as Deno.TcpConn, this.tls), options);
       }
-      // Over TLS some servers wait for this at the end of what they send, too. Only the reply lets it
-      // be closed: with something unread, as a session ticket is, it would be reset.
-      const failure = await begin.then(() => work(data)).then(() => data.conn.closeWrite())
-        .catch((error) => error);
+      const run = async () => {
+        await work(data);
+        // Over TLS some servers wait for this at the end of what they send, too.
+        await deadline(data.conn.closeWrite(), timeout).catch((error) => {
+          throw new Error(`cannot end the data: ${reason(error)}`);
+        });
+      };
+      const failure = await run().catch((error) => error);
+      // Else that waits for the reply: with something unread, as a session ticket of TLS is, closing
+      // it would reset it, and what was sent could be lost.
       if (failure) data.close();
       const reply = await readReply(this.conn).catch((error) => {
         throw failure ?? error;
@@ -576,7 +578,8 @@ if (import.meta.main) {
   ${commands.join("\n  ")}
 
 get and mirror need --allow-read and --allow-write, put needs --allow-read, and --user needs
---allow-env=FTP_PASSWORD, and asks for the password if that is not set.`,
+--allow-env=FTP_PASSWORD, and asks for the password if that is not set. A name that starts with a
+dash comes after --: get -- -name`,
     usage: "COMMAND [ARG]...",
     permissions: "--allow-net",
     flags: {
