@@ -59,7 +59,11 @@ const GIVEN = new Map([
 ]);
 
 /** A command of those that have none to listen. */
-const COMMANDS = new Map([["cache_client", "stats"], ["imap_client", "list"]]);
+const COMMANDS = new Map([
+  ["cache_client", "stats"],
+  ["ftp_client", "ls"],
+  ["imap_client", "list"],
+]);
 
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
 const required = ({ name, wanted }: Shape, path: string) => [
@@ -168,7 +172,7 @@ testEach(
         /--unix and --cert do not go|need --listen|unknown flag --unix/, // that of tls_server
       ],
       ["--tls", ["--ca", file], /--ca needs --tls/],
-      ["--tls", ["--tls", "--unix", "x"], /--unix and --tls do not go together/],
+      ["--tls", ["--tls", "--unix", "x"], /--unix and --tls do not go|unknown flag --unix/],
       ["--transport", ["--transport", "sctp"], /--transport: sctp is none of tcp, udp/],
       ["--transport", ["--transport", "unix"], /unix needs --unix PATH/],
     ];
@@ -269,6 +273,7 @@ testEach("a server's certificate and key are said by name", hasTls, async (name,
 const ASKED = new Map([
   ["cache_client", ["get", "x"]],
   ["dns_client", ["--tcp", "example.test"]],
+  ["ftp_client", ["ls"]],
   ["imap_client", ["list"]],
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
