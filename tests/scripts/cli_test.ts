@@ -55,11 +55,16 @@ async function runWith(
 const GIVEN = new Map([
   ["email_build", ["--from", "ann@example.test", "--to", "bob@example.test"]],
   ["load_balancer", ["--backend", "127.0.0.1:1"]],
+  ["nntp_server", ["--group", "local.test"]],
   ["smtp_client", ["--from", "ann@example.test", "--to", "bob@example.test"]],
 ]);
 
 /** A command of those that have none to listen. */
-const COMMANDS = new Map([["cache_client", "stats"], ["imap_client", "list"]]);
+const COMMANDS = new Map([
+  ["cache_client", "stats"],
+  ["imap_client", "list"],
+  ["nntp_client", "groups"],
+]);
 
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
 const required = ({ name, wanted }: Shape, path: string) => [
@@ -270,6 +275,7 @@ const ASKED = new Map([
   ["cache_client", ["get", "x"]],
   ["dns_client", ["--tcp", "example.test"]],
   ["imap_client", ["list"]],
+  ["nntp_client", ["groups"]],
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
 ]);
