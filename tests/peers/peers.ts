@@ -126,3 +126,19 @@ export async function certificates(
   await make(...curve, ...signed, ...names, "-out", cert, "-keyout", key);
   return { ca, cert, key };
 }
+
+/** The command that gives a program folders and process numbers of its own, which takes root. */
+export const isolate = (): string[] => [
+  ...(Deno.uid() === 0 ? [] : ["sudo", "-n"]),
+  ...["unshare", "--mount", "--pid", "--fork", "--kill-child"],
+];
+
+/** Whether {@linkcode isolate} works here. */
+export function mayIsolate(): boolean {
+  const [program, ...args] = [...isolate(), "mount", "-n", "-t", "tmpfs", "none", "/run"];
+  try {
+    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
+  } catch {
+    return false; // there is no sudo
+  }
+}

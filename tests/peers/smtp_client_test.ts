@@ -6,7 +6,7 @@ import { examine, SmtpConnection } from "../../scripts/smtp_client.ts";
 import { command, missing, Program, type Result, temporaryFolder } from "../helpers.ts";
 import { latin1, octets, random } from "../lib/wire.ts";
 import { FILES } from "../scripts/rig.ts";
-import { certificates, eventually, here, output } from "./peers.ts";
+import { certificates, eventually, here, isolate, mayIsolate, output } from "./peers.ts";
 
 const NAME = "smtp_client";
 const LETTER = "Subject: hello\n\nHello, Bob.\n.a dot\n.\n..\nno end";
@@ -157,21 +157,6 @@ resolv=$(readlink -m /etc/resolv.conf) # with systemd in /run, and gone now
 [ -e "$resolv" ] || { mkdir -p "\${resolv%/*}" && touch "$resolv"; } || exit
 echo lookup file > /run/lookup && mount -n --bind /run/lookup "$resolv" || exit
 smtpd -d -f "$1" < /dev/null & cat > /dev/null`;
-
-/** The command that gives a program folders and process numbers of its own, which takes root. */
-const isolate = () => [
-  ...(Deno.uid() === 0 ? [] : ["sudo", "-n"]),
-  ...["unshare", "--mount", "--pid", "--fork", "--kill-child"],
-];
-
-function mayIsolate(): boolean {
-  const [program, ...args] = [...isolate(), "mount", "-n", "-t", "tmpfs", "none", "/run"];
-  try {
-    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
-  } catch {
-    return false; // there is no sudo
-  }
-}
 
 /** Starts OpenSMTPD for ann and bob at mail.example, who have their Maildirs in `folder`. */
 async function startOpensmtpd(folder: string): Promise<AsyncDisposable & { port: number }> {

@@ -55,6 +55,7 @@ async function runWith(
 const GIVEN = new Map([
   ["email_build", ["--from", "ann@example.test", "--to", "bob@example.test"]],
   ["load_balancer", ["--backend", "127.0.0.1:1"]],
+  ["nntp_server", ["--group", "local.test"]],
   ["smtp_client", ["--from", "ann@example.test", "--to", "bob@example.test"]],
 ]);
 
@@ -63,6 +64,7 @@ const COMMANDS = new Map([
   ["cache_client", "stats"],
   ["ftp_client", "ls"],
   ["imap_client", "list"],
+  ["nntp_client", "groups"],
 ]);
 
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
@@ -275,6 +277,7 @@ const ASKED = new Map([
   ["dns_client", ["--tcp", "example.test"]],
   ["ftp_client", ["ls"]],
   ["imap_client", ["list"]],
+  ["nntp_client", ["groups"]],
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
 ]);
