@@ -221,7 +221,7 @@ export function parse<V>(
 function help<V>({ name, about, usage, permissions, flags }: Program<V>): string {
   const rows = Object.entries<Flag<unknown>>({ ...flags, help: toggle("this text") })
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])
-    .map(([flag, help]) => `  ${flag.padEnd(22)}${help}`);
+    .map(([flag, help]) => `  ${flag.padEnd(21)} ${help}`);
   const usageLine = ["deno run", permissions, `scripts/${name}.ts [flags]`, usage]
     .filter(Boolean).join(" ");
   const files = "ca" in flags || "cert" in flags ? " FILE needs --allow-read." : "";
