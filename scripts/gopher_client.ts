@@ -29,7 +29,14 @@
  * @module
  */
 import { concat } from "@std/bytes/concat";
-import { connect, named, parseAddress, reason, UsageError } from "../lib/address.ts";
+import {
+  connect,
+  formatEndpoint,
+  named,
+  parseAddress,
+  reason,
+  UsageError,
+} from "../lib/address.ts";
 import { clientFlags, main, optional, stopSignal, Terminal } from "../lib/cli.ts";
 import { FramedConn, LimitError, printable } from "../lib/framing.ts";
 
@@ -45,7 +52,6 @@ const KINDS: Record<string, string> = {
   ...{ 0: "text", 1: "menu", 2: "phones", 3: "error", 4: "binhex", 5: "archive", 7: "search" },
   ...{ 8: "telnet", 9: "binary", T: "telnet", g: "image", I: "image", h: "html", i: "" },
 };
-const ELSEWHERE = /[238Ti]/; // not to be had here
 const MENUS = /[17]/;
 const TEXTS = /[017h]/;
 
@@ -58,7 +64,11 @@ export type Item = {
   host: string;
   port: number; // 0 if it is none
   tls?: boolean;
+  place?: string; // where it is, if not on the server that shows it
 };
+
+/** A line of text in a menu. */
+const NOTHING: Item = { type: "i", text: "", selector: "", host: "", port: 0 };
 
 /** Reads a URL, `gophers://` over TLS. Throws a {@linkcode UsageError} if it cannot be asked for. */
 export function parseUrl(url: string): Item {
@@ -78,23 +88,28 @@ export function parseUrl(url: string): Item {
   }
 }
 
-/** Reads a menu that came over TLS or not. Throws a {@linkcode LimitError} at too many lines. */
-export function parseMenu(octets: Uint8Array, tls?: boolean): Item[] {
+/** Reads a menu of the server that `from` is on. Throws a {@linkcode LimitError} at too many lines. */
+export function parseMenu(octets: Uint8Array, from: Item): Item[] {
   const lines = new TextDecoder().decode(octets).split(/\r?\n/, MAX_ITEMS + 1);
   if (lines.length > MAX_ITEMS) throw new LimitError(`menu of more than ${MAX_ITEMS} lines`);
   if (lines.at(-1) === "") lines.pop();
   return lines.map((line) => {
-    const [, type, text, selector, host, digits] =
-      /^(.)([^\t]*)\t([^\t]*)\t([^\t]*)\t *(\d{1,5})(?!\d)/u.exec(line) ?? [];
-    if (!type) return { type: "i", text: line, selector: "", host: "", port: 0 };
-    const port = Number(digits) < 65536 ? Number(digits) : 0;
-    return { type, text, selector, host: host.replace(/^\[(.*)\]$/, "$1"), port, tls };
+    const [shown, selector, field = "", digits = ""] = line.split("\t");
+    if (!shown || selector === undefined) return { ...NOTHING, text: line };
+    const [type] = shown;
+    const text = shown.slice(type.length);
+    const host = field.replace(/^\[(.*)\]$/, "$1");
+    const port = /^ *\d{1,5} *$/.test(digits) && Number(digits) < 65536 ? Number(digits) : 0;
+    const [, url] = /^URL:(.*)/.exec(selector) ?? [];
+    const isNear = type === "i" || type === "3" || host === from.host && port === from.port;
+    const place = url ?? (isNear ? "" : formatEndpoint({ host, port }));
+    return { type, text, selector, host, port, tls: from.tls, place };
   });
 }
 
-/** Whether one can ask for an item, and not just see it. A link to the Web is one to see. */
+/** Whether one can ask for an item, and not just see it, as a link to the Web. */
 export function isOpen({ type, selector, host, port }: Item): boolean {
-  return !ELSEWHERE.test(type) && !selector.startsWith("URL:") && host !== "" && port > 0;
+  return !/[238Ti]/.test(type) && !selector.startsWith("URL:") && host !== "" && port > 0;
 }
 
 /** The lines before the one that is a dot, their stuffed dots removed; undefined if there is none. */
@@ -119,20 +134,20 @@ export async function* ask(
 ): AsyncGenerator<Uint8Array> {
   await conn.writeLine(words === undefined ? selector : `${selector}\t${words}`);
   const isText = TEXTS.test(type);
-  try {
-    const octets = await conn.readToEnd(
-      MENUS.test(type) ? MAX_MENU : isText ? MAX_TEXT : MAX_ERROR,
-    );
+  const max = MENUS.test(type) ? MAX_MENU : isText ? MAX_TEXT : MAX_ERROR;
+  const octets = await conn.readToEnd(max).catch((error) => {
+    if (isText || !(error instanceof LimitError)) throw error;
+  });
+  if (octets) {
     const start = new TextDecoder().decode(octets.subarray(0, MAX_ERROR));
     const [, error] = /^3([^\t\n]*)\t[^\n]*\n(?:\.\r?\n)?$/.exec(start) ?? [];
     if (error !== undefined) throw new Error(`the server says: ${error}`);
     const lines = isText ? undot(octets) : octets;
     if (!lines && type !== "h") warn("no dot at the end: it may be cut off");
     yield lines ?? octets;
-  } catch (error) {
-    if (isText || !(error instanceof LimitError)) throw error;
-    for (let data; (data = await conn.readSome()) !== null;) yield data; // from the start
   }
+  // A long one, of which nothing is taken yet.
+  for (let data; (data = await conn.readSome()) !== null;) yield data;
 }
 
 /** Writes it all to a file or to stdout; returns the size in octets. */
@@ -175,11 +190,9 @@ export function safeName(selector: string): string {
 function printMenu(menu: Item[]): void {
   let n = 0;
   for (const item of menu) {
-    const { type, text, selector, host, port } = item;
+    const { type, text, place = "" } = item;
     const number = isOpen(item) ? `${++n}` : "";
-    const kind = KINDS[type] ?? `type ${type}`;
-    const place = /[28T]/.test(type) ? `${host}:${port}` : /^URL:(.*)/.exec(selector)?.[1] ?? "";
-    const line = `${number.padStart(5)} ${kind.padEnd(8)}${text}  ${place}`;
+    const line = `${number.padStart(5)} ${(KINDS[type] ?? type).padEnd(8)}${text}  ${place}`;
     console.log(printable(line.trimEnd()));
   }
 }
@@ -193,11 +206,13 @@ async function browse(start: Item, get: Get, warn: Warn): Promise<void> {
   const terminal = MENUS.test(start.type) ? new Terminal() : undefined;
 
   async function visit({ ...item }: Item): Promise<void> {
-    if (item.type === "7") item.words ??= await terminal?.readLine("words: ") ?? undefined;
-    if (item.type === "7" && !item.words) return;
+    if (item.type === "7" && item.words === undefined) {
+      item.words = (await terminal?.readLine("words: "))?.replaceAll("\t", " ");
+      if (!item.words) return;
+    }
     if (!TEXTS.test(item.type)) return warn(await save(safeName(item.selector), get(item)));
     const octets = concat(await Array.fromAsync(get(item)));
-    if (MENUS.test(item.type)) return printMenu(trail[trail.length] = parseMenu(octets, item.tls));
+    if (MENUS.test(item.type)) return printMenu(trail[trail.length] = parseMenu(octets, item));
     const text = new TextDecoder().decode(octets).replace(/\r?\n/g, "\n").replace(/\n$/, "");
     console.log(text.replace(/[^\n\t]+/g, printable));
   }

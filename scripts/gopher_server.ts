@@ -39,7 +39,7 @@ import { serve } from "../lib/server.ts";
 
 const PORT = 8070; // Gopher's own is 70
 const MAX_SELECTOR = 4096; // octets; RFC 1436 has 255
-const MAX_NAMES = 20_000; // that a menu or a search looks at
+const MAX_NAMES = 10_000; // that a menu or a search looks at
 const MAX_DEPTH = 16; // folders in folders, of a search
 const MAX_TIME = 3000; // milliseconds
 const BUFFER = 64 * 1024; // octets of a file
@@ -96,7 +96,7 @@ async function typeOf({ names, path, isDirectory }: Found): Promise<string> {
 const note = (type: "3" | "i", text: string) => `${type}${text}\t\tnull.host\t1`;
 
 /** The items of what is in a folder, or of what is below it and has all the words in its name. */
-async function list(root: string, from: string[], here: string, words: string[] = []) {
+async function list(root: string, from: string[], place: string, words: string[] = []) {
   const items: string[] = [];
   const cut = note("i", "(not everything was looked at)");
   const late = performance.now() + MAX_TIME;
@@ -107,45 +107,47 @@ async function list(root: string, from: string[], here: string, words: string[] 
       whole = false; // it may not be read
       return [];
     });
-    for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {
+    for (const { name, isFile, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {
       if (left-- === 0 || performance.now() > late) return [...items, cut];
+      if (!isName(name)) continue;
       const names = [...folder, name];
       // Not behind links, which may go round in circles.
-      if (words.length > 0 && isDirectory && isName(name)) {
+      if (words.length > 0 && isDirectory) {
         if (names.length <= from.length + MAX_DEPTH) folders.push(names);
         else whole = false;
       }
       if (!words.every((word) => name.toLowerCase().includes(word))) continue;
       try {
-        const type = await typeOf(await locate(root, names));
+        const here = { names, path: join(root, ...names), isDirectory };
+        const type = await typeOf(isFile || isDirectory ? here : await locate(root, names));
         const text = names.slice(from.length).join("/");
-        items.push(`${type}${text}\t/${names.join("/")}\t${here}`);
+        items.push(`${type}${text}\t/${names.join("/")}\t${place}`);
       } catch {
-        // It is hidden, a link that leads out, a pipe, gone meanwhile, or it may not be read.
+        // A link that leads out, a pipe, gone meanwhile, or it may not be read.
       }
     }
   }
   return whole ? items : [...items, cut];
 }
 
-/** The items of a `gophermap` in the folder `names`, the last two fields of our own being `here`. */
-export function parseMap(text: string, names: string[], here: string): string[] {
+/** The items of a `gophermap` in the folder `names`, the host and port of our own being `place`. */
+export function parseMap(text: string, names: string[], place: string): string[] {
   return text.trimEnd().split(/\r?\n/).map((line) => {
     const [shown, selector, host, port = "70"] = line.split("\t");
     if (!shown || shown === line) return note("i", line.replaceAll("\t", " "));
     const target = selector || shown.slice(1);
     if (host) return `${shown}\t${target}\t${host}\t${port}`;
     const path = target.startsWith("URL:") ? target : resolve("/", ...names, target);
-    return `${shown}\t${path}\t${here}`;
+    return `${shown}\t${path}\t${place}`;
   });
 }
 
 /** A folder's menu: what its `gophermap` says, or what is in it. */
-async function menuOf(root: string, names: string[], here: string): Promise<string[]> {
+async function menuOf(root: string, names: string[], place: string): Promise<string[]> {
   const map = await locate(root, [...names, "gophermap"]).catch(() => undefined);
-  if (map?.isDirectory === false) return parseMap(await Deno.readTextFile(map.path), names, here);
-  const search = `7Search below this folder\t/${names.join("/")}\t${here}`;
-  return [search, ...await list(root, names, here)];
+  if (map?.isDirectory === false) return parseMap(await Deno.readTextFile(map.path), names, place);
+  const search = `7Search below this folder\t/${names.join("/")}\t${place}`;
+  return [search, ...await list(root, names, place)];
 }
 
 /** The octets of a file as they are; or of a text in lines that end with CRLF, their dots stuffed. */
@@ -178,15 +180,15 @@ async function answer(conn: FramedConn, root: string, selector: string, words = 
   if (found.isDirectory) {
     const { localAddr } = conn.conn;
     // Where the client has reached us; it knows best where a Unix socket is.
-    const here = "port" in localAddr
+    const place = "port" in localAddr
       ? formatAddress(localAddr).replace(/:(\d+)$/, "\t$1")
       : "localhost\t70";
     // Debian's `gopher` begins with Gopher+, an extension, and wants to hear of one item in it.
-    const plus = `+-1\r\n+INFO: 1Menu\t/${found.names.join("/")}\t${here}\r\n.\r\n`;
+    const plus = `+-1\r\n+INFO: 1Menu\t/${found.names.join("/")}\t${place}\r\n.\r\n`;
     if (words === "$") return await conn.writeAll(plus);
     const wanted = words.toLowerCase().match(/\S+/g);
-    if (!wanted) return await sendMenu(conn, await menuOf(root, found.names, here));
-    const items = await list(root, found.names, here, wanted);
+    if (!wanted) return await sendMenu(conn, await menuOf(root, found.names, place));
+    const items = await list(root, found.names, place, wanted);
     return await sendMenu(conn, items.length > 0 ? items : [note("i", "nothing found")]);
   }
   const isText = await typeOf(found) === "0";
@@ -208,7 +210,7 @@ export async function gopherHandler(path: string): Promise<(conn: FramedConn) =>
     } catch (error) {
       // In the middle of an answer there is no telling the client.
       if (conn.bytesWritten === 0) {
-        const text = error instanceof Refusal ? error.message : "no answer to that";
+        const text = error instanceof Refusal ? error.message : "there is no answer to that";
         await sendMenu(conn, [note("3", text)]);
       }
       if (!(error instanceof Refusal)) throw error; // for the log
