@@ -7,12 +7,13 @@
  *
  * On a terminal it prints texts, and menus with numbers to follow; what is neither it saves, under its
  * own name but in no file's place, which takes `--allow-read --allow-write` before the script. A pipe
- * gets the octets. Words to search for stand behind `%09`:
+ * gets the octets. What a menu that came over TLS (`gophers://`) leads to is asked for over TLS, too.
+ * Words to search for stand behind `%09`:
  *
  *     deno run --allow-net scripts/gopher_client.ts gopher://127.0.0.1:8070/7/%09server | cat
  *
- * Mirrors the Gopher row of tutorial 003, which names Python 2's `gopherlib` and `urllib` without a
- * listing. Python 3 has neither; there it is a few calls of `socket`:
+ * Mirrors the Gopher row of tutorial 003, which names `gopherlib` and `urllib` without a listing. Of
+ * these Python 3 has the one no more, and the other without Gopher:
  *
  * | Python | Deno |
  * | --- | --- |
@@ -174,7 +175,7 @@ async function save(path: string, pieces: Pieces): Promise<string> {
   try {
     const size = await write(file, pieces);
     await Deno.link(part, path); // unlike a rename it replaces nothing
-    return `saved ${printable(path)}, ${size} bytes`;
+    return `saved ${path}, ${size} bytes`;
   } finally {
     await Deno.remove(part);
   }
@@ -205,14 +206,18 @@ async function browse(start: Item, get: Get, warn: Warn): Promise<void> {
   const trail: Item[][] = []; // menus, the last one being the one that is seen
   const terminal = MENUS.test(start.type) ? new Terminal() : undefined;
 
-  async function visit({ ...item }: Item): Promise<void> {
+  async function visit(item: Item): Promise<void> {
     if (item.type === "7" && item.words === undefined) {
-      item.words = (await terminal?.readLine("words: "))?.replaceAll("\t", " ");
-      if (!item.words) return;
+      const words = await terminal?.readLine("words: ");
+      if (!words) return;
+      item = { ...item, words: words.replaceAll("\t", " ") };
     }
     if (!TEXTS.test(item.type)) return warn(await save(safeName(item.selector), get(item)));
     const octets = concat(await Array.fromAsync(get(item)));
-    if (MENUS.test(item.type)) return printMenu(trail[trail.length] = parseMenu(octets, item));
+    if (MENUS.test(item.type)) {
+      trail.push(parseMenu(octets, item));
+      return printMenu(trail[trail.length - 1]);
+    }
     const text = new TextDecoder().decode(octets).replace(/\r?\n/g, "\n").replace(/\n$/, "");
     console.log(text.replace(/[^\n\t]+/g, printable));
   }

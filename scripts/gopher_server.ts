@@ -12,9 +12,9 @@
  *     0A text of ours<TAB>lib/cli.ts
  *     1A menu elsewhere<TAB>/<TAB>192.0.2.1<TAB>70
  *
- * A folder's selector with words behind a tab searches for names below it. Hidden files are not there,
- * nor is what has a control character in its name, which no line of a menu can hold, or is a link that
- * leads out of the folder.
+ * A folder's selector with words behind a tab searches for names below it. What type an item is its
+ * name's extension says. Hidden files are not there, nor is what has a control character in its name,
+ * which no line of a menu can hold, or is a link that leads out of the folder.
  *
  * Mirrors the Gopher row of tutorial 003, which names clients: Python 2's `gopherlib`, and `urllib`.
  * A server would be one on `socketserver`:
@@ -75,7 +75,7 @@ async function locate(root: string, names: string[]): Promise<Found> {
     // What is neither is not even opened: on a named pipe that would wait for ever.
     if (isInside && (isFile || isDirectory)) return { names, path, isDirectory };
   } catch {
-    // The name is too long, links go round in circles, or it may not be seen.
+    // It is not there, the name is too long, links go round in circles, or it may not be seen.
   }
   throw missing;
 }

@@ -745,9 +745,10 @@ Deno.test({
   async fn() {
     await using folder = await temporaryFolder();
     const file = `${folder.path}/file`;
-    const { server, selectors, url } = saying((conn, selector) =>
-      conn.writeAll(selector === "/text" ? "..a\r\n.\r\n" : new Uint8Array(300_000).fill(7))
-    );
+    const { server, selectors, url } = saying(async (conn, selector) => {
+      if (selector === "/late") await Deno.writeTextFile(`${file}.late`, "theirs");
+      await conn.writeAll(selector === "/text" ? "..a\r\n.\r\n" : new Uint8Array(300_000).fill(7));
+    });
     await using _ = server;
     const saved = async (path: string, output: string) => {
       const { code, stdout, stderr } = await fetch(`${url}${path}`, "--output", output);
@@ -768,12 +769,16 @@ Deno.test({
     }
     assertEquals(selectors.length, asked);
     assertEquals((await Deno.readFile(file)).length, 300_000);
+    const [code1, says] = await saved("/9/late", `${file}.late`); // it was not there at first
+    assertEquals(code1, 1);
+    assertMatch(`${says}`, /^gopher_client: .*file exists\n$/);
+    assertEquals(await Deno.readTextFile(`${file}.late`), "theirs");
     const none = await saved("/9/x", `${folder.path}/none/x`);
     assertMatch(
       `${none}`,
       /^1,gopher_client: [^\n]*\/none\/x\.\d+\.part: no such file or directory\n$/,
     );
-    assertEquals(names(folder.path), ["file", "file.link", "file.txt"]);
+    assertEquals(names(folder.path), ["file", "file.late", "file.link", "file.txt"]);
     const { code, stderr } = await run("gopher_client", ["--output", `${file}.2`, `${url}/9/x`]);
     assertMatch(stderr, /^gopher_client: requires read access to .* --allow-read flag\n$/);
     assertEquals(code, 1);
