@@ -888,6 +888,12 @@ Deno.test({
         ["/9/undotted", 0, "..a\r\n\x1b[2Jb", ""],
         ["/1/none", 0, "", "gopher_client: no dot at the end: it may be cut off\n"],
         ["/9/none", 0, "", ""],
+        [
+          "/7/find",
+          2,
+          "",
+          ": a search needs words: %09 and these at the end of URL (--help tells more)\n",
+        ],
       ] as const
     ) {
       const result = await fetch(url + path);
@@ -898,27 +904,6 @@ Deno.test({
     await using client = start("gopher_client", [`${url}/9/forever`]);
     await eventually("much of it is through", () => client.stdout.length > 5e6);
     assert(memory(client) < 150 * 1024);
-  },
-});
-
-Deno.test({
-  name: "gopher_client: what cannot be asked for is wrong on the command line",
-  ignore,
-  async fn() {
-    const { server, selectors, url } = saying(() => Promise.resolve());
-    await using _ = server;
-    for (
-      const [asked, says] of [
-        [`${url}/7/find`, /a search needs words/],
-        [`${url}/0/a%0d%0aQUIT`, /is not gopher:\/\/HOST:PORT\/TYPE\/SELECTOR/],
-        ["http://127.0.0.1/", /is not gopher:/],
-      ] as const
-    ) {
-      const { code, stdout, stderr } = await fetch(asked);
-      assertEquals([code, stdout], [2, ""]);
-      assertMatch(stderr, says);
-    }
-    assertEquals(selectors, []);
   },
 });
 
