@@ -72,7 +72,9 @@ const required = ({ name, wanted }: Shape, path: string) => [
   ...GIVEN.get(name) ?? [],
   ...wanted.filter((argument) => !argument.startsWith("["))
     .map((argument) =>
-      ({ COMMAND: COMMANDS.get(name) ?? "listen", URL: "http://127.0.0.1:3/" })[argument] ?? path
+      ({ COMMAND: COMMANDS.get(name) ?? "listen", URL: `${name.split("_")[0]}://127.0.0.1:3/` })[
+        argument
+      ] ?? path
     ),
 ];
 
