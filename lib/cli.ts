@@ -13,6 +13,7 @@ import { format } from "@std/fmt/bytes";
 import {
   type Endpoint,
   formatAddress,
+  named,
   parseAccessList,
   parseAddress,
   reason,
@@ -297,6 +298,15 @@ export class Terminal {
     this.#asking = false;
     this.#closed = true;
     this.#editor.close();
+  }
+}
+
+/** Writes octets to stdout, in as many writes as it takes. Throws an error that names stdout. */
+export async function writeStdout(octets: Uint8Array): Promise<void> {
+  try {
+    while (octets.length > 0) octets = octets.subarray(await Deno.stdout.write(octets));
+  } catch (error) {
+    throw named("stdout", error);
   }
 }
 

@@ -407,6 +407,11 @@ export function printable(text: string): string {
   return escape(text, /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu);
 }
 
+/** The same, of lines: in them tabs and the ends of lines work as such. */
+export function printableText(text: string): string {
+  return text.replaceAll("\r\n", "\n").replace(/[^\n\t]+/g, printable);
+}
+
 /** The text with what `unprintable` matches as escapes: `\n`, `\x1b`, `\u202e`. */
 function escape(text: string, unprintable: RegExp): string {
   return text.replace(unprintable, (character) => {

@@ -37,8 +37,8 @@ import {
   reason,
   UsageError,
 } from "../lib/address.ts";
-import { clientFlags, flag, main, number, oneOf, parse } from "../lib/cli.ts";
-import { FramedConn, type FramedConnOptions, printable } from "../lib/framing.ts";
+import { clientFlags, flag, main, number, oneOf, parse, writeStdout } from "../lib/cli.ts";
+import { FramedConn, type FramedConnOptions, printable, printableText } from "../lib/framing.ts";
 
 const NAME = "cache_client";
 const PORT = 19211; // memcached's own is 11211
@@ -245,13 +245,9 @@ const decoder = new TextDecoder();
 async function print(octets: Uint8Array): Promise<void> {
   if (Deno.stdout.isTerminal()) {
     const text = decoder.decode(octets, { stream: true }).replaceAll("\r", "");
-    octets = Buffer.from(text.replace(/[^\n\t]+/g, printable));
+    octets = Buffer.from(printableText(text));
   }
-  try {
-    while (octets.length > 0) octets = octets.subarray(await Deno.stdout.write(octets));
-  } catch (error) {
-    throw named("stdout", error);
-  }
+  await writeStdout(octets);
 }
 
 /** Runs a command with its arguments; returns the exit code. */

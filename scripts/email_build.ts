@@ -35,8 +35,8 @@
 import { Buffer } from "node:buffer";
 import { basename, extname } from "@std/path";
 import { contentType } from "@std/media-types/content-type";
-import { named, UsageError } from "../lib/address.ts";
-import { type Flag, main, optional } from "../lib/cli.ts";
+import { UsageError } from "../lib/address.ts";
+import { type Flag, main, optional, writeStdout } from "../lib/cli.ts";
 
 const MAX_ADDRESS = 254; // octets (RFC 5321, 4.5.3.1.3, without the angle brackets)
 const MAX_WORD = 800; // characters: a header is folded at blanks, and a line has 998 octets at most
@@ -208,11 +208,6 @@ if (import.meta.main) {
     }
     // Whole before the first octet of it goes out: in a pipe half a message would be sent, too.
     const mail = { from, to, cc, subject, text, html, inline: pictures, attachments };
-    let rest = await buildMessage(mail);
-    try {
-      while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
-    } catch (error) {
-      throw named("stdout", error);
-    }
+    await writeStdout(await buildMessage(mail));
   });
 }

@@ -32,8 +32,8 @@ import { concat } from "@std/bytes/concat";
 import { extname, join } from "@std/path";
 import PostalMime, { decodeWords } from "postal-mime";
 import { named, reason } from "../lib/address.ts";
-import { main, optional } from "../lib/cli.ts";
-import { LimitError, printable } from "../lib/framing.ts";
+import { main, optional, writeStdout } from "../lib/cli.ts";
+import { LimitError, printable, printableText } from "../lib/framing.ts";
 
 const MAX_MESSAGE = 32 * 1024 * 1024; // octets
 /** Lines, and equals signs, which end base64: for each the parser may take 30 us and 1.5 KB. */
@@ -221,13 +221,8 @@ async function read(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
   return concat(chunks);
 }
 
-async function print(lines: string[]): Promise<void> {
-  let rest: Uint8Array = new TextEncoder().encode(lines.map((line) => `${line}\n`).join(""));
-  try {
-    while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
-  } catch (error) {
-    throw named("stdout", error);
-  }
+function print(lines: string[]): Promise<void> {
+  return writeStdout(new TextEncoder().encode(lines.map((line) => `${line}\n`).join("")));
 }
 
 if (import.meta.main) {
@@ -257,7 +252,6 @@ if (import.meta.main) {
       if (folder !== undefined) facts.push(`saved as ${await save(file, folder, numbers)}`);
       await print([printable(`attachment: ${facts.join(", ")}`)]);
     }
-    const lines = text.trimEnd().split(/\r?\n/).map((line) => line.replace(/[^\t]+/g, printable));
-    if (text) await print(["", ...lines]);
+    if (text) await print(["", printableText(text.trimEnd())]);
   });
 }

@@ -39,7 +39,7 @@ import {
   UsageError,
 } from "../lib/address.ts";
 import { clientFlags, main, optional, stopSignal, Terminal } from "../lib/cli.ts";
-import { FramedConn, LimitError, printable } from "../lib/framing.ts";
+import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
 
 const PORT = 70; // where a URL has none
 const MAX_TEXT = 16 * 1024 * 1024; // octets, as are the next two
@@ -218,8 +218,7 @@ async function browse(start: Item, get: Get, warn: Warn): Promise<void> {
       trail.push(parseMenu(octets, item));
       return printMenu(trail[trail.length - 1]);
     }
-    const text = new TextDecoder().decode(octets).replace(/\r?\n/g, "\n").replace(/\n$/, "");
-    console.log(text.replace(/[^\n\t]+/g, printable));
+    console.log(printableText(new TextDecoder().decode(octets)).replace(/\n$/, ""));
   }
 
   try {

@@ -44,7 +44,13 @@ import {
   parse,
   stopSignal,
 } from "../lib/cli.ts";
-import { FramedConn, type FramedConnOptions, LimitError, printable } from "../lib/framing.ts";
+import {
+  FramedConn,
+  type FramedConnOptions,
+  LimitError,
+  printable,
+  printableText,
+} from "../lib/framing.ts";
 
 const NAME = "imap_client";
 const PORT = 8143; // IMAP's own is 143
@@ -425,11 +431,6 @@ export function decodeText({ params, encoding }: Part, octets: string): string {
   }
 }
 
-/** Prints text from the network, of which only tabs and lines' ends work as such. */
-function print(text: string): void {
-  console.log(text.replaceAll("\r\n", "\n").replace(/[^\n\t]+/g, printable));
-}
-
 /** Says something on stderr. */
 function say(line: string): void {
   console.error(`${NAME}: ${printable(line)}`);
@@ -494,7 +495,9 @@ async function show(imap: Imap, { folder }: Options, [uid]: string[]): Promise<v
   const message = await fetch(`(UID BODYSTRUCTURE ${header})`);
   const fields = stringOf(message.get("BODY[]"));
   const { headers } = await readHeader(fields);
-  for (const { originalKey, value } of headers) print(`${originalKey}: ${decodeWords(value)}`);
+  for (const { originalKey, value } of headers) {
+    console.log(printableText(`${originalKey}: ${decodeWords(value)}`));
+  }
   if (fields.length >= MAX_HEADER) say(`the header is longer, cut at ${MAX_HEADER} bytes`);
   console.log();
   const parts = partsOf(message.get("BODYSTRUCTURE") ?? null);
@@ -508,7 +511,7 @@ async function show(imap: Imap, { folder }: Options, [uid]: string[]): Promise<v
   if (!part) return say("no text in it");
   console.log();
   const text = await fetch(`(UID BODY.PEEK[${part.section}])`);
-  print(decodeText(part, stringOf(text.get("BODY[]"))).trimEnd());
+  console.log(printableText(decodeText(part, stringOf(text.get("BODY[]"))).trimEnd()));
 }
 
 /**

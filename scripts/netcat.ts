@@ -38,7 +38,7 @@ import {
   UsageError,
 } from "../lib/address.ts";
 import { clientFlags, flag, main, number, serverFlags, toggle } from "../lib/cli.ts";
-import { FramedConn, type FramedConnOptions, printable, trace } from "../lib/framing.ts";
+import { FramedConn, type FramedConnOptions, printableText, trace } from "../lib/framing.ts";
 
 const CHUNK = 262144; // octets: larger ones sent a file no faster; a pipe holds fewer anyway
 const MAX_DATAGRAM = 65507; // octets: what IPv4 and UDP leave of 65,535
@@ -148,8 +148,7 @@ export function printer(output: Output): Print {
   function safe(octets?: Uint8Array): Uint8Array {
     const text = decoder.decode(octets, { stream: octets !== undefined });
     // A CR says nothing new before an LF, and elsewhere could write over what stands there.
-    const lines = text.replaceAll("\r", "").replace(/[^\n\t]+/g, printable);
-    return new TextEncoder().encode(lines);
+    return new TextEncoder().encode(printableText(text.replaceAll("\r", "")));
   }
   return async (octets) => {
     let rest = terminal ? safe(octets) : octets ?? new Uint8Array();

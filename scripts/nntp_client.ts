@@ -30,7 +30,7 @@ import { Buffer } from "node:buffer";
 import PostalMime, { decodeWords } from "postal-mime";
 import { connect, named, UsageError } from "../lib/address.ts";
 import { clientFlags, flag, main, number, parse } from "../lib/cli.ts";
-import { FramedConn, LimitError, printable } from "../lib/framing.ts";
+import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
 
 const NAME = "nntp_client";
 const PORT = 8119; // NNTP's own is 119
@@ -277,11 +277,6 @@ function checkWord(text: string): string {
   throw new UsageError(`${JSON.stringify(text)} is no name`);
 }
 
-/** Prints text from the network, of which only tabs and lines' ends work as such. */
-function print(text: string): void {
-  console.log(text.replaceAll("\r\n", "\n").replace(/[^\n\t]+/g, printable));
-}
-
 /** Says something on stderr. */
 function say(line: string): void {
   console.error(`${NAME}: ${printable(line)}`);
@@ -322,10 +317,10 @@ async function read(news: News, which: string, number?: string): Promise<void> {
   const { headers, text, html, attachments } = await PostalMime.parse(octets);
   for (const name of SHOWN) {
     const header = headers.find(({ key }) => key === name.toLowerCase());
-    if (header) print(`${name}: ${decodeWords(header.value)}`);
+    if (header) console.log(printableText(`${name}: ${decodeWords(header.value)}`));
   }
   console.log();
-  print((text ?? html ?? "").trimEnd());
+  console.log(printableText((text ?? html ?? "").trimEnd()));
   for (const { filename, mimeType } of attachments) say(`attachment: ${filename ?? mimeType}`);
 }
 

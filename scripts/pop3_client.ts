@@ -29,8 +29,8 @@ import { hash } from "node:crypto";
 import { format } from "@std/fmt/bytes";
 import PostalMime from "postal-mime";
 import { connect, isPrivate, named, reason, UsageError } from "../lib/address.ts";
-import { askPassword, clientFlags, flag, main, number, oneOf } from "../lib/cli.ts";
-import { FramedConn, LimitError, printable } from "../lib/framing.ts";
+import { askPassword, clientFlags, flag, main, number, oneOf, writeStdout } from "../lib/cli.ts";
+import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
 
 const PORT = 8110; // POP3's own is 110
 const MAX_STATUS = 8192; // octets, as are the next three; RFC 1939 has 512
@@ -203,10 +203,9 @@ async function list(pop: Pop3Connection): Promise<number> {
 /** Writes octets to stdout, or on a terminal as text that cannot drive it. */
 async function print(octets: Uint8Array): Promise<void> {
   if (Deno.stdout.isTerminal()) {
-    const text = new TextDecoder().decode(octets).replaceAll("\r\n", "\n");
-    octets = new TextEncoder().encode(text.replace(/[^\n\t]+/g, printable));
+    octets = new TextEncoder().encode(printableText(new TextDecoder().decode(octets)));
   }
-  while (octets.length > 0) octets = octets.subarray(await Deno.stdout.write(octets));
+  await writeStdout(octets);
 }
 
 if (import.meta.main) {
@@ -243,8 +242,6 @@ one, or with delete N deletes one. MAIL_PASSWORD has the password, or it is aske
     } finally {
       await conn.end();
     }
-    await print(octets).catch((error) => {
-      throw named("stdout", error);
-    });
+    await print(octets);
   });
 }

@@ -31,7 +31,7 @@
  * @module
  */
 import { connect, named, reason, UsageError } from "../lib/address.ts";
-import { clientFlags, main, stopSignal } from "../lib/cli.ts";
+import { clientFlags, main, stopSignal, writeStdout } from "../lib/cli.ts";
 import { FramedConn, printable } from "../lib/framing.ts";
 
 const PORT = 8023;
@@ -283,7 +283,7 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
     for (let data; (data = await telnet.read()) !== null;) {
       update();
       printing = true;
-      await print(data);
+      await writeStdout(data);
       printing = false;
       heard();
     }
@@ -318,13 +318,13 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
   async function quits(): Promise<boolean> {
     prompting = true;
     update();
-    await print(encoder.encode("\ntelnet> "));
+    await writeStdout(encoder.encode("\ntelnet> "));
     const n = await Deno.stdin.read(buffer).catch(at("stdin"));
     prompting = false;
     update();
     const line = new TextDecoder().decode(buffer.subarray(0, n ?? 0)).trim();
     if (n === null || /^(q|quit|close)$/.test(line)) return true;
-    if (line) await print(encoder.encode("quit ends it, Enter goes on\r\n"));
+    if (line) await writeStdout(encoder.encode("quit ends it, Enter goes on\r\n"));
     return false;
   }
 
@@ -337,12 +337,6 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
     return ended;
   } finally {
     if (raw) Deno.stdin.setRaw(false);
-  }
-}
-
-async function print(octets: Uint8Array): Promise<void> {
-  while (octets.length > 0) {
-    octets = octets.subarray(await Deno.stdout.write(octets).catch(at("stdout")));
   }
 }
 

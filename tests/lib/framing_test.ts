@@ -7,7 +7,14 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { askDatagram, FramedConn, LimitError, printable, trace } from "../../lib/framing.ts";
+import {
+  askDatagram,
+  FramedConn,
+  LimitError,
+  printable,
+  printableText,
+  trace,
+} from "../../lib/framing.ts";
 import { mayConnect, mayRun, pair, temporaryFolder } from "../helpers.ts";
 import { Said } from "./said.ts";
 import { latin1, octets, random, receiving } from "./wire.ts";
@@ -637,4 +644,8 @@ Deno.test("what is buffered is what nobody has read", async () => {
   assertEquals(conn.buffered, 3);
   await conn.readSome();
   assertEquals(conn.buffered, 0);
+});
+
+Deno.test("in lines that are printed tabs and line ends work, and nothing else does", () => {
+  assertEquals(printableText("a\tb\r\nc\n\x1b[2J\rd\u202e"), "a\tb\nc\n\\x1b[2J\\rd\\u202e");
 });

@@ -383,7 +383,9 @@ Deno.test({
       assertMatch(`${stderr}`, /^pop3_client: \S+: the server says: no such message\n$/);
       server.signal("SIGINT");
       const ended = await server.ended();
-      assertEquals([ended.code, ended.stderr.split("\n").length], [0, 3], ended.stderr);
+      // It may not know yet that the last client has left.
+      const usual = /^pop3_server: (made a password|listening on|stopping, ).*\n/gm;
+      assertEquals([ended.code, ended.stderr.replaceAll(usual, "")], [0, ""]);
     }
   },
 });
