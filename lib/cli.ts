@@ -219,6 +219,28 @@ export function parse<V>(
   return [values as V & { name: string }, ...given._];
 }
 
+/** The commands of a program that has some: what their arguments are called, and what runs them. */
+export type Commands<R> = Record<string, [usage: string, run: R]>;
+
+/** The commands as a program's help shows them, a line for each. */
+export function listCommands(commands: Commands<unknown>): string {
+  return Object.entries(commands).map(([name, [usage]]) => `  ${name} ${usage}`.trimEnd()).join(
+    "\n",
+  );
+}
+
+/**
+ * What runs the command of that name.
+ *
+ * @throws {UsageError} if there is none, or it does not take so many arguments.
+ */
+export function chooseCommand<R>(commands: Commands<R>, name: string, args: string[]): R {
+  const [usage, run] = commands[oneOf(...Object.keys(commands))(name)];
+  const program = { name, about: "", usage: usage || undefined, permissions: "", flags: {} };
+  parse(program, ["--", ...args]);
+  return run;
+}
+
 function help<V>({ name, about, usage, permissions, flags }: Program<V>): string {
   const rows = Object.entries<Flag<unknown>>({ ...flags, help: toggle("this text") })
     .map(([key, { argument = "", help }]) => [`--${kebab(key)} ${argument}`, help])

@@ -37,7 +37,16 @@ import {
   reason,
   UsageError,
 } from "../lib/address.ts";
-import { clientFlags, flag, main, number, oneOf, parse, writeStdout } from "../lib/cli.ts";
+import {
+  chooseCommand,
+  clientFlags,
+  type Commands,
+  flag,
+  listCommands,
+  main,
+  number,
+  writeStdout,
+} from "../lib/cli.ts";
 import { FramedConn, type FramedConnOptions, printable, printableText } from "../lib/framing.ts";
 
 const NAME = "cache_client";
@@ -343,7 +352,7 @@ function showRing({ servers }: Ring, args: string[]): Promise<number> {
 const readCount = number(0, Number.MAX_SAFE_INTEGER);
 
 /** The commands, each with its arguments. */
-const COMMANDS: Record<string, [usage: string, run: Run]> = {
+const COMMANDS: Commands<Run> = {
   get: ["KEY...", get],
   set: ["KEY VALUE", asks((cache, [key, text], ttl) => cache.set(key, Buffer.from(text), ttl))],
   delete: ["KEY", asks((cache, [key]) => cache.delete(key))],
@@ -357,12 +366,11 @@ const COMMANDS: Record<string, [usage: string, run: Run]> = {
 };
 
 if (import.meta.main) {
-  const commands = Object.entries(COMMANDS).map(([name, [usage]]) => `${name} ${usage}`.trim());
   const program = {
     name: NAME,
     about: `Asks servers that speak memcached's protocol. The commands:
 
-  ${commands.join("\n  ")}
+${listCommands(COMMANDS)}
 
 cached needs --allow-run, and -- before a PROGRAM with flags: cached -- ls -l`,
     usage: "COMMAND [ARG]...",
@@ -379,10 +387,8 @@ cached needs --allow-run, and -- before a PROGRAM with flags: cached -- ls -l`,
   };
   await main(program, async (flags, command, ...args) => {
     const { server, unix } = flags;
-    const [usage, run] = COMMANDS[oneOf(...Object.keys(COMMANDS))(command)];
-    // Throws unless there are as many arguments as that.
-    parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
-    if (usage.endsWith("[N]")) readCount(args[1] ?? "1"); // wrong, it must not even connect
+    const run = chooseCommand(COMMANDS, command, args);
+    if (COMMANDS[command][0].endsWith("[N]")) readCount(args[1] ?? "1"); // wrong, it must not even connect
     if (unix && server.length > 0) throw new UsageError("--unix and --server do not go together");
     if (new Set(server).size < server.length) throw new UsageError("a --server is there twice");
     const addresses = server.length > 0 ? server : [formatEndpoint(flags)];

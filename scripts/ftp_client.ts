@@ -49,12 +49,14 @@ import {
 } from "../lib/address.ts";
 import {
   askPassword,
+  chooseCommand,
   clientFlags,
+  type Commands,
   flag,
+  listCommands,
   main,
   number,
   optional,
-  parse,
   progressBar,
   toggle,
 } from "../lib/cli.ts";
@@ -561,7 +563,7 @@ async function copy(ftp: Ftp, options: Options, [remote, given]: string[]): Prom
 }
 
 /** The commands, each with its arguments. */
-const COMMANDS: Record<string, [usage: string, run: Run]> = {
+const COMMANDS: Commands<Run> = {
   ls: ["[PATH]", list],
   get: ["REMOTE [LOCAL]", get],
   put: ["LOCAL [REMOTE]", put],
@@ -570,12 +572,11 @@ const COMMANDS: Record<string, [usage: string, run: Run]> = {
 
 if (import.meta.main) {
   const { unix: _, ...flags } = clientFlags(PORT); // the data connections take addresses
-  const commands = Object.entries(COMMANDS).map(([name, [usage]]) => `${name} ${usage}`);
   const program = {
     name: NAME,
     about: `Lists folders of an FTP server, receives and sends files, copies folders. The commands:
 
-  ${commands.join("\n  ")}
+${listCommands(COMMANDS)}
 
 get and mirror need --allow-read and --allow-write, put needs --allow-read, and --user needs
 --allow-env=FTP_PASSWORD, and asks for the password if that is not set. A name that starts with a
@@ -590,10 +591,7 @@ dash comes after --: get -- -name`,
     },
   };
   await main(program, async ({ user, ...flags }, command, ...args) => {
-    if (!Object.hasOwn(COMMANDS, command)) throw new UsageError(`no command ${command}`);
-    const [usage, run] = COMMANDS[command];
-    // Throws unless there are as many arguments as that.
-    parse({ ...program, usage, flags: {} }, ["--", ...args]);
+    const run = chooseCommand(COMMANDS, command, args);
     const password = user && await askPassword("FTP_PASSWORD", "password: ");
     const open = () => Ftp.open(flags, user, password);
     const ftp = await open();

@@ -36,12 +36,13 @@ import PostalMime, { decodeWords, type Email } from "postal-mime";
 import { connect, type Endpoint, isPrivate, named, UsageError } from "../lib/address.ts";
 import {
   askPassword,
+  chooseCommand,
   clientFlags,
+  type Commands,
   flag,
+  listCommands,
   main,
   number,
-  oneOf,
-  parse,
   stopSignal,
 } from "../lib/cli.ts";
 import {
@@ -547,7 +548,7 @@ export async function watch(
 type Run = (imap: Imap, options: Options, args: string[]) => Promise<void>;
 
 /** The commands, each with its arguments. */
-const COMMANDS: Record<string, [usage: string, run: Run]> = {
+const COMMANDS: Commands<Run> = {
   folders: ["", listFolders],
   list: ["", (imap, options) => search(imap, options, ["ALL"])],
   show: ["UID", show],
@@ -556,13 +557,12 @@ const COMMANDS: Record<string, [usage: string, run: Run]> = {
 };
 
 if (import.meta.main) {
-  const commands = Object.entries(COMMANDS).map(([name, [usage]]) => `${name} ${usage}`.trim());
   const program = {
     name: NAME,
     about:
       `Looks into a mailbox and changes nothing there: what it shows stays unseen. The commands:
 
-  ${commands.join("\n  ")}
+${listCommands(COMMANDS)}
 
 list, search and watch print a message's UID, flags (Draft, Flagged, Replied, Seen, Trashed), date,
 size, sender and subject. search takes the keys of RFC 3501: search unseen from ann since 1-Feb-2026.
@@ -577,9 +577,7 @@ MAIL_PASSWORD has the password, or it is asked for.`,
     },
   };
   await main(program, async (flags, command, ...args) => {
-    const [usage, run] = COMMANDS[oneOf(...Object.keys(COMMANDS))(command)];
-    // Throws unless there are as many arguments as that.
-    parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
+    const run = chooseCommand(COMMANDS, command, args);
     if (command === "show") number(1, 2 ** 32 - 1)(args[0]);
     using conn = new FramedConn(await connect(flags), flags);
     try {

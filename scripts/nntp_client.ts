@@ -29,7 +29,15 @@
 import { Buffer } from "node:buffer";
 import PostalMime, { decodeWords } from "postal-mime";
 import { connect, named, UsageError } from "../lib/address.ts";
-import { clientFlags, flag, main, number, parse } from "../lib/cli.ts";
+import {
+  chooseCommand,
+  clientFlags,
+  type Commands,
+  flag,
+  listCommands,
+  main,
+  number,
+} from "../lib/cli.ts";
 import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
 
 const NAME = "nntp_client";
@@ -342,7 +350,7 @@ type Prepare = (last: number, ...args: string[]) => Run | Promise<Run>;
 type Run = (news: News) => Promise<void>;
 
 /** The commands, each with its arguments. */
-const COMMANDS: Record<string, [usage: string, prepare: Prepare]> = {
+const COMMANDS: Commands<Prepare> = {
   groups: ["[WILDMAT]", (_, wildmat) => {
     if (wildmat !== undefined) checkWord(wildmat);
     return (news) => listGroups(news, wildmat);
@@ -364,12 +372,11 @@ const COMMANDS: Record<string, [usage: string, prepare: Prepare]> = {
 };
 
 if (import.meta.main) {
-  const commands = Object.entries(COMMANDS).map(([name, [usage]]) => `${name} ${usage}`);
   const program = {
     name: NAME,
     about: `Reads and posts news. The commands:
 
-  ${commands.join("\n  ")}
+${listCommands(COMMANDS)}
 
 list prints an article's number, date, author and subject, an answer below what it answers. read
 takes a group and a number there, or a message-id in quotes: '<1@example.org>'. post takes an article
@@ -382,10 +389,7 @@ with its header from FILE, which needs --allow-read, or stdin.`,
     },
   };
   await main(program, async ({ last, ...flags }, command, ...args) => {
-    if (!Object.hasOwn(COMMANDS, command)) throw new UsageError(`no command ${command}`);
-    const [usage, prepare] = COMMANDS[command];
-    // Throws unless there are as many arguments as that.
-    parse({ ...program, usage, flags: {} }, ["--", ...args]);
+    const prepare = chooseCommand(COMMANDS, command, args);
     const run = await prepare(last, ...args);
     const conn = new FramedConn(await connect(flags), flags);
     try {

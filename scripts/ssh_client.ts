@@ -63,10 +63,12 @@ import {
 } from "../lib/address.ts";
 import {
   askPassword,
+  chooseCommand,
   clientFlags,
+  type Commands,
+  listCommands,
   main,
   optional,
-  parse,
   progressBar,
   stopSignal,
   Terminal,
@@ -517,10 +519,7 @@ async function readText(path: string): Promise<string> {
 }
 
 /** What can be done once one is logged in, each with its arguments. */
-const ACTIONS: Record<
-  string,
-  [usage: string, perform: (ssh: Ssh, args: string[], signal: AbortSignal) => Promise<number>]
-> = {
+const ACTIONS: Commands<(ssh: Ssh, args: string[], signal: AbortSignal) => Promise<number>> = {
   shell: ["", (ssh) => shell(ssh, environment("TERM") ?? "dumb")],
   run: ["COMMAND...", (ssh, words) => run(ssh, words.join(" "))],
   get: ["REMOTE [LOCAL]", async (ssh, [remote, local = posix.basename(remote)]) => {
@@ -537,12 +536,11 @@ const ACTIONS: Record<
 
 if (import.meta.main) {
   const { tls: _, ca: __, ...common } = clientFlags(PORT);
-  const actions = Object.entries(ACTIONS).map(([name, [usage]]) => `${name} ${usage}`.trim());
   const program = {
     name: NAME,
     about: `Does one of these on an SSH server, the first if there is no ACTION:
 
-  ${actions.join("\n  ")}
+${listCommands(ACTIONS)}
 
 A COMMAND with flags needs -- before it: run -- ls -l. What is written takes --allow-write. With
 --allow-env=HOME,USER,TERM,SSH_AUTH_SOCK,SSH_PASSWORD,SSH_PASSPHRASE, or some of these, what no flag
@@ -558,10 +556,7 @@ says is taken from there; an agent takes --allow-write, too.`,
     },
   };
   await main(program, async (flags, action = "shell", ...args) => {
-    if (!Object.hasOwn(ACTIONS, action)) throw new UsageError(`no action ${action}`);
-    const [usage, perform] = ACTIONS[action];
-    // Throws unless there are as many arguments as that.
-    parse({ ...program, usage: usage || undefined, flags: {} }, ["--", ...args]);
+    const perform = chooseCommand(ACTIONS, action, args);
     const home = environment("HOME");
     const file = flags.knownHosts ?? (home && `${home}/.ssh/known_hosts`);
     if (!file) throw new UsageError("--known-hosts FILE is missing (or --allow-env=HOME)");

@@ -948,7 +948,7 @@ Deno.test({
         [["get", "a", "b", "c"], /unexpected argument c/],
         [["put"], /LOCAL is missing/],
         [["mirror"], /REMOTE is missing/],
-        [["toString"], /no command toString/],
+        [["toString"], /toString is none of ls, get, put, mirror/],
         [["mirror", "/", "--jobs", "0"], /--jobs: 0 is not a whole number from 1 to 16/],
       ] as const
     ) {

@@ -874,7 +874,7 @@ Deno.test({ name: "nntp_client says what is wrong with its command line", ignore
   for (
     const [args, code, why] of [
       [[], 2, "COMMAND is missing"],
-      [["local.test"], 2, "no command local.test"],
+      [["local.test"], 2, "local.test is none of groups, list, read, post"],
       [["list"], 2, "GROUP is missing"],
       [["list", "a b"], 2, '"a b" is no name'],
       [["list", "a\r\nQUIT"], 2, '"a\\r\\nQUIT" is no name'],

@@ -446,7 +446,7 @@ Deno.test({
       const [args, code, line] of [
         [[], 2, "--known-hosts FILE is missing (or --allow-env=HOME)"],
         [["--known-hosts", "x"], 2, "--user NAME is missing (or --allow-env=USER)"],
-        [[...all, "date"], 2, "no action date"],
+        [[...all, "date"], 2, "date is none of shell, run, get, put"],
         [[...all, "get"], 2, "REMOTE is missing"],
         [
           [...all, "--identity", `${path}/id.pub`, "run", "x"],
