@@ -35,7 +35,8 @@ const isServer = (shape: Shape) => shape.has("--allow-from") && shape.has("--hos
 const isClient = (shape: Shape) =>
   shape.has("--timeout") && shape.has("--port") && !shape.has("--listen");
 const needsPath = (shape: Shape) => shape.wanted.includes("PATH");
-const readsFirst = (shape: Shape) => needsPath(shape) || shape.wanted.includes("[ROOT]");
+const readsFirst = (shape: Shape) =>
+  needsPath(shape) || shape.wanted.includes("[ROOT]") || shape.has("--known-hosts");
 
 /** Runs a script with these permissions and no others. */
 async function runWith(
@@ -46,18 +47,23 @@ async function runWith(
 ): Promise<Result> {
   const deno = [Deno.execPath(), "run", "--no-prompt", ...permissions];
   await using program = new Program([...deno, scriptPath(name), ...args], { cwd });
-  await program.type("x\n").catch(() => {}); // some ask for a line before anything else
+  await program.type("x: y\n").catch(() => {}); // some ask for a line before anything else
   await program.endInput();
   return await program.ended();
 }
 
-/** Flags that must be given; nobody listens on port 1. */
+/** Flags that must be given, FOLDER the test's own; nobody listens on port 1. */
 const GIVEN = new Map([
   ["email_build", ["--from", "ann@example.test", "--to", "bob@example.test"]],
   ["load_balancer", ["--backend", "127.0.0.1:1"]],
   ["nntp_server", ["--group", "local.test"]],
   ["smtp_client", ["--from", "ann@example.test", "--to", "bob@example.test"]],
+  ["ssh_client", ["--known-hosts", "FOLDER/known_hosts", "--user", "ann"]],
+  ["ssh_server", ["--authorized-keys", "/dev/null", "--host-key", "FOLDER/host_key"]],
 ]);
+
+const given = (name: string, path: string) =>
+  (GIVEN.get(name) ?? []).map((arg) => arg.replace("FOLDER", path));
 
 /** A command of those that have none to listen. */
 const COMMANDS = new Map([
@@ -69,7 +75,7 @@ const COMMANDS = new Map([
 
 /** What must be given besides: a folder, PATH, or of the commands the one that serves. */
 const required = ({ name, wanted }: Shape, path: string) => [
-  ...GIVEN.get(name) ?? [],
+  ...given(name, path),
   ...wanted.filter((argument) => !argument.startsWith("["))
     .map((argument) =>
       ({ COMMAND: COMMANDS.get(name) ?? "listen", URL: `${name.split("_")[0]}://127.0.0.1:3/` })[
@@ -187,7 +193,7 @@ testEach(
       cases.push([[], new RegExp(`${GIVEN.get(name)?.[0] ?? shape.wanted[0]}(:? .*)? is missing`)]);
     }
     await Promise.all(cases.map(async ([args, says]) => {
-      const result = await run(name, args, { permissions: FILES, cwd: path, stdin: "x\n" });
+      const result = await run(name, args, { permissions: FILES, cwd: path, stdin: "x: y\n" });
       assertSays(result, name, 2, says);
       assertEquals(result.stdout, "", `${args}`);
     }));
@@ -283,7 +289,7 @@ const ASKED = new Map([
   ["retry_client", ["--requests", "1", "--deadline", "1"]],
   ["rpc_client", ["system.listMethods"]],
 ]);
-const asked = (name: string) => [...GIVEN.get(name) ?? [], ...ASKED.get(name) ?? []];
+const asked = (name: string, path: string) => [...given(name, path), ...ASKED.get(name) ?? []];
 
 const isConnected = (shape: Shape) => isClient(shape) && shape.has("--tls");
 
@@ -294,9 +300,9 @@ testEach(
     await Deno.writeTextFile(`${path}/junk`, "no PEM");
     await using server = testServer(() => {});
     const args = ["--port", `${server.port}`, "--tls", "--ca", `${path}/junk`];
-    const result = await run(name, [...args, ...asked(name)], {
+    const result = await run(name, [...args, ...asked(name, path)], {
       permissions: FILES,
-      stdin: "x\n",
+      stdin: "x: y\n",
       cwd: path,
     });
     assertSays(result, name, 1, /\/junk/);
@@ -312,8 +318,8 @@ const HUNG_UP = new Map<string, [code: number, says: RegExp]>([
 
 testEach("a client that gets no server says why", isClient, async (name, shape, path) => {
   const fails = async (args: string[], says: RegExp) => {
-    const options = { permissions: FILES, stdin: "x\n", cwd: path };
-    assertSays(await run(name, [...args, ...asked(name)], options), name, 1, says);
+    const options = { permissions: FILES, stdin: "x: y\n", cwd: path };
+    assertSays(await run(name, [...args, ...asked(name, path)], options), name, 1, says);
   };
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const port = `${listener.addr.port}`;
@@ -342,8 +348,8 @@ testEach("a client that gets no server says why", isClient, async (name, shape, 
 
 testEach("a client that loses its server says so", isConnected, async (name, _, path) => {
   const ask = (port: number) =>
-    run(name, ["--port", `${port}`, "--timeout", "5", ...asked(name)], {
-      stdin: "x\n",
+    run(name, ["--port", `${port}`, "--timeout", "5", ...asked(name, path)], {
+      stdin: "x: y\n",
       cwd: path,
     });
 
@@ -372,8 +378,8 @@ testEach("a client gives up on a silent server after --timeout", isClient, async
   path,
 ) => {
   await using silent = testServer((conn) => conn.readToEnd(1e6));
-  const args = ["--port", `${silent.port}`, "--timeout", "0.2", ...asked(name)];
-  const result = await run(name, args, { stdin: "x\n", cwd: path });
+  const args = ["--port", `${silent.port}`, "--timeout", "0.2", ...asked(name, path)];
+  const result = await run(name, args, { stdin: "x: y\n", cwd: path });
   // Who chats may be silent as long as they like: there the end of the input is the end.
   if (name === "chat_client") assertEquals(result, { code: 0, stdout: "", stderr: "" });
   else assertSays(result, name, 1, /: 127\.0\.0\.1:\d+: no answer|no answer within 0\.2 s/);
@@ -393,7 +399,10 @@ testEach("SIGINT and SIGTERM end a server, exit 0", isServer, async (name, shape
     assertEquals([code, printed], [0, ""], stderr);
     assertMatch(stderr, new RegExp(`^${name}: listening on 127\\.[\\d.]+:${port}`, "m"));
     assertEquals(
-      stderr.replaceAll(/^.*: (listening on |made a |it is on stdout|down: ).*\n/gm, ""),
+      stderr.replaceAll(
+        /^.*: (listening on |made a |the host key is |it is on stdout|down: ).*\n/gm,
+        "",
+      ),
       "",
     );
   }
