@@ -651,7 +651,7 @@ export async function converse(conn: FramedConn, site: Site): Promise<void> {
     for await (const line of readLines(conn)) {
       const shown = line.replace(/^(PASS ).*/is, "$1***");
       if (site.trace) trace("<", conn.peer, new TextEncoder().encode(`${shown}\n`));
-      const [, word, argument = ""] = /^(\S*)(?: (.*))?$/s.exec(line) ?? [];
+      const [word, argument = ""] = line.split(/ (.*)/s);
       const verb = word.toUpperCase();
       if (verb === "ABOR") s.transfer?.abort();
       if (verb === "STAT" && s.transfer) {

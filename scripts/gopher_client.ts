@@ -204,11 +204,13 @@ type Warn = (line: string) => void;
 /** Prints what a text has or where it is saved; or prints a menu, and follows it as somebody says. */
 async function browse(start: Item, get: Get, warn: Warn): Promise<void> {
   const trail: Item[][] = []; // menus, the last one being the one that is seen
-  const terminal = MENUS.test(start.type) ? new Terminal() : undefined;
+  let terminal: Terminal | undefined;
+  // Only when there is something to ask: till then Deno may, for a permission.
+  const ask = (prompt: string) => (terminal ??= new Terminal()).readLine(prompt);
 
   async function visit(item: Item): Promise<void> {
     if (item.type === "7" && item.words === undefined) {
-      const words = await terminal?.readLine("words: ");
+      const words = await ask("words: ");
       if (!words) return;
       item = { ...item, words: words.replaceAll("\t", " ") };
     }
@@ -223,8 +225,8 @@ async function browse(start: Item, get: Get, warn: Warn): Promise<void> {
 
   try {
     await visit(start);
-    while (terminal && trail.length > 0) {
-      const line = await terminal.readLine("number, b(ack) or q(uit): ");
+    while (trail.length > 0) {
+      const line = await ask("number, b(ack) or q(uit): ");
       if (line === null || line === "q") return;
       if (line === "b" && trail.length > 1) trail.pop();
       const menu = trail[trail.length - 1];

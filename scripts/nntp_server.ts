@@ -720,15 +720,15 @@ if (import.meta.main) {
       group: {
         argument: "NAME",
         help: "a group to have, or 'NAME TEXT' with what it is about; repeated for each",
-        parse: (given: string[]) => {
-          if (given.length === 0) throw new UsageError("NAME is missing");
-          return given.map(parseGroup);
-        },
+        parse: (given: string[]) => given.map(parseGroup),
       },
     },
   }, async ({ group, ...flags }, path) => {
     const listener = await listen(flags);
     const spool = await Spool.open(path, group);
+    if (spool.groups.size === 0) {
+      throw new UsageError(`--group NAME is missing, ${path} has none yet`);
+    }
     const log = (line: string) => console.error(`${flags.name}: ${printable(line)}`);
     const options = { ...flags, signal: stopSignal() };
     await serve(listener, (conn) => converse(conn, spool, log), options);

@@ -564,7 +564,7 @@ says is taken from there; an agent takes --allow-write, too.`,
     if (!user) throw new UsageError("--user NAME is missing (or --allow-env=USER)");
 
     const host = flags.port === 22 ? flags.host : `[${flags.host}]:${flags.port}`;
-    const mayAsk = Deno.stdin.isTerminal() || environment("SSH_PASSWORD") !== undefined;
+    const mayAsk = Deno.stdin.isTerminal() || environment("SSH_PASSWORD");
     const ssh = await openSsh(
       flags,
       new KnownHosts(host, await readText(file)),

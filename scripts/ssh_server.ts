@@ -8,8 +8,8 @@
  *       --authorized-keys id_ed25519.pub lib
  *     deno run --allow-net --allow-read --allow-write scripts/ssh_client.ts \
  *       --user ann --identity id_ed25519 --known-hosts known_hosts
- *     ssh -p 8022 -i id_ed25519 127.0.0.1 date
- *     sftp -P 8022 -i id_ed25519 127.0.0.1
+ *     ssh -p 8022 -i id_ed25519 -o UserKnownHostsFile=known_hosts 127.0.0.1 date
+ *     sftp -P 8022 -i id_ed25519 -o UserKnownHostsFile=known_hosts 127.0.0.1
  *
  * Only the first start writes anything, the host key, so later ones run without `--allow-write`.
  *
@@ -671,6 +671,7 @@ if (import.meta.main) {
     if (!authorizedKeys) throw new UsageError("--authorized-keys FILE is missing");
     await readKeys(authorizedKeys);
     const root = path && await Deno.realPath(path);
+    if (root && !(await Deno.stat(root)).isDirectory) throw new Error(`${path}: not a directory`);
     const { key: hostKey, fingerprint } = await openHostKey(flags.hostKey);
     if (root && `${await Deno.realPath(flags.hostKey)}`.startsWith(join(root, "/"))) {
       throw new UsageError(`${flags.hostKey} is in ROOT, where everybody could read it`);

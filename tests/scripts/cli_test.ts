@@ -190,7 +190,8 @@ testEach(
       if (shape.has(flag)) cases.push([[...given, ...args], says]);
     }
     if (required(shape, path).length > 0) {
-      cases.push([[], new RegExp(`${GIVEN.get(name)?.[0] ?? shape.wanted[0]}(:? .*)? is missing`)]);
+      const [flag = shape.wanted[0]] = GIVEN.get(name) ?? [];
+      cases.push([[], new RegExp(`(${flag}(:? .*)?|${shape.wanted[0]}) is missing`)]);
     }
     await Promise.all(cases.map(async ([args, says]) => {
       const result = await run(name, args, { permissions: FILES, cwd: path, stdin: "x: y\n" });

@@ -97,6 +97,8 @@ Deno.test({
         ["OPTS NOTHING", /^501 /],
         ["NOTHING", /^500 /],
         [" NOOP", /^500 /],
+        ["NOOP\t", /^500 /],
+        ["USER\u00a0anonymous", /^500 /],
         ["PBSZ 0", /^503 /],
         ["PROT P", /^536 /],
         ["PASS early", /^503 /],

@@ -743,7 +743,7 @@ Deno.test({ name: "nntp_server says what is wrong with its command line", ignore
   for (
     const [args, why] of [
       [["--group", "local.test"], "SPOOL is missing"],
-      [[path], "--group: NAME is missing"],
+      [[path], `--group NAME is missing, ${path} has none yet`],
       ...["../x", "a b\tc", "a..b", "x".repeat(201)]
         .map((name): [string[], string] => [[path, "--group", name], "is not the name of a group"]),
     ] as [string[], string][]
