@@ -84,6 +84,8 @@ const { OPEN_MODE, STATUS_CODE } = utils.sftp;
 /** Requests of SFTP that would change something, or tell where a link leads. */
 const REFUSED = "WRITE SETSTAT FSETSTAT REMOVE MKDIR RMDIR RENAME SYMLINK READLINK".split(" ");
 
+// From here to the end of LineEditor the same as in telnet_server.ts, to which a test holds it.
+
 /** Somebody who is connected, as far as the commands know. */
 export type User = {
   name: string;

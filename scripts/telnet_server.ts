@@ -48,6 +48,8 @@ const [IS, SEND] = [0, 1];
 /** The commands that say what a key says on a terminal: ^C, DEL, ^U. */
 const KEYS = new Map([[IP, 0x03], [BRK, 0x03], [EC, 0x7f], [EL, 0x15]]);
 
+// From here to the end of LineEditor the same as in ssh_server.ts, to which a test holds it.
+
 /** Somebody who is connected, as far as the commands know. */
 export type User = {
   name: string;
