@@ -258,6 +258,13 @@ export function reason(error: unknown): string {
   return path ? `${path}: ${lower}` : lower;
 }
 
+/** For `catch`: throws the error {@linkcode named} after where it happened. */
+export function at(where: string): (error: unknown) => never {
+  return (error) => {
+    throw named(where, error);
+  };
+}
+
 /** The error, of the same class, its message now `where` it happened and the {@linkcode reason}. */
 export function named(where: string, error: unknown): Error {
   const named = error instanceof Error ? error : new Error(String(error));

@@ -11,15 +11,15 @@ import { Writable } from "node:stream";
 import { parseArgs } from "@std/cli/parse-args";
 import { format } from "@std/fmt/bytes";
 import {
+  at,
   type Endpoint,
   formatAddress,
-  named,
   parseAccessList,
   parseAddress,
   reason,
   UsageError,
 } from "./address.ts";
-import { type FramedConnOptions, printable } from "./framing.ts";
+import { type FramedConnOptions, printable, writeAll } from "./framing.ts";
 import type { ServeOptions } from "./server.ts";
 
 /** A flag: `--max-connections` for the key `maxConnections`. */
@@ -323,13 +323,15 @@ export class Terminal {
   }
 }
 
+/** A time for a column of a list: `2026-11-28 17:04` where we are, or blanks if `text` is no date. */
+export function formatTime(text = ""): string {
+  const time = new Date(text);
+  return (isNaN(Number(time)) ? "" : time.toLocaleString("sv").slice(0, 16)).padEnd(16); // ISO 8601
+}
+
 /** Writes octets to stdout, in as many writes as it takes. Throws an error that names stdout. */
 export async function writeStdout(octets: Uint8Array): Promise<void> {
-  try {
-    while (octets.length > 0) octets = octets.subarray(await Deno.stdout.write(octets));
-  } catch (error) {
-    throw named("stdout", error);
-  }
+  await writeAll(Deno.stdout, octets).catch(at("stdout"));
 }
 
 /**

@@ -394,6 +394,14 @@ export async function askDatagram(
   }
 }
 
+/** Writes all of `data` to a file or stdout, in as many writes as it takes. */
+export async function writeAll(
+  to: { write(data: Uint8Array): Promise<number> },
+  data: Uint8Array,
+): Promise<void> {
+  while (data.length > 0) data = data.subarray(await to.write(data));
+}
+
 /** Prints octets of the wire on stderr, a line of theirs on a line, and at most 1024 of them. */
 export function trace(direction: "<" | ">", peer: string, octets: Uint8Array): void {
   const text = String.fromCharCode(...octets.subarray(0, 1024));

@@ -10,6 +10,7 @@
  *
  * @module
  */
+import { writeAll } from "./framing.ts";
 
 const [CR, LF] = [0x0d, 0x0a];
 const FOLDERS = ["tmp", "new", "cur"];
@@ -530,7 +531,7 @@ function inCur(name: string, flags: string): string {
 
 async function writeSynced(path: string, data: Uint8Array): Promise<void> {
   using file = await Deno.open(path, { createNew: true, write: true, mode: 0o600 });
-  for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
+  await writeAll(file, data);
   await file.sync();
 }
 

@@ -8,6 +8,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import type { BlockList } from "node:net";
 import { delay } from "@std/async/delay";
 import { deadline } from "@std/async/deadline";
+import { join } from "@std/path";
 import {
   bind,
   closeDatagrams,
@@ -328,6 +329,14 @@ export async function* bodyOf(
   } finally {
     await reader.cancel().catch(() => {}); // what still comes of it ends the connection
   }
+}
+
+/**
+ * Whether a path is the folder `root` or below it, both as `Deno.realPath` gives them: so no `..` and
+ * no symbolic link leads out.
+ */
+export function isBelow(root: string, path: string): boolean {
+  return path === root || path.startsWith(join(root, "/"));
 }
 
 /** Whether they are the same, in a time that does not tell how much of `given` is right. */

@@ -25,7 +25,7 @@
 import { basename } from "@std/path";
 import { connect, named, UsageError } from "../lib/address.ts";
 import { clientFlags, main, optional, progressBar, toggle } from "../lib/cli.ts";
-import { FramedConn, printable } from "../lib/framing.ts";
+import { FramedConn, printable, writeAll } from "../lib/framing.ts";
 
 const PORT = 5001;
 
@@ -58,7 +58,7 @@ export async function receiveFile(
     for (draw(size); total === undefined || size < total; draw(size)) {
       const data = await conn.readSome(total === undefined ? Infinity : total - size);
       if (data === null) break;
-      for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
+      await writeAll(file, data);
       size += data.length;
     }
   } catch (error) {

@@ -30,7 +30,7 @@ import { join } from "@std/path";
 import { listen } from "../lib/address.ts";
 import { main, serverFlags, stopSignal } from "../lib/cli.ts";
 import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
-import { serve } from "../lib/server.ts";
+import { isBelow, serve } from "../lib/server.ts";
 
 const PORT = 5001;
 const MAX_REQUEST = 4096; // octets
@@ -93,7 +93,7 @@ async function openInside(root: string, name: string): Promise<Deno.FsFile> {
   try {
     const path = await Deno.realPath(join(root, name));
     // What is no file is not even opened: on a named pipe that would wait for ever.
-    if (!path.startsWith(join(root, "/")) || !(await Deno.stat(path)).isFile) throw missing;
+    if (!isBelow(root, path) || !(await Deno.stat(path)).isFile) throw missing;
     return await Deno.open(path);
   } catch (error) {
     if (error === missing || error instanceof Deno.errors.NotFound) throw missing;

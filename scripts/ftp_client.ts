@@ -60,7 +60,13 @@ import {
   progressBar,
   toggle,
 } from "../lib/cli.ts";
-import { FramedConn, type FramedConnOptions, LimitError, printable } from "../lib/framing.ts";
+import {
+  FramedConn,
+  type FramedConnOptions,
+  LimitError,
+  printable,
+  writeAll,
+} from "../lib/framing.ts";
 
 const NAME = "ftp_client";
 const PORT = 8021; // FTP's own is 21
@@ -365,7 +371,7 @@ export async function download(
     using file = await Deno.open(part, { create: true, write: true, truncate: !resume });
     await file.seek(size, Deno.SeekMode.Start);
     for (let octets; draw(size), (octets = await data.readSome()) !== null;) {
-      for (let rest = octets; rest.length > 0;) rest = rest.subarray(await file.write(rest));
+      await writeAll(file, octets);
       size += octets.length;
       if (total !== undefined && size > total) throw new Error(`more came than ${total} bytes`);
     }

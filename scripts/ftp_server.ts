@@ -60,7 +60,7 @@ import {
 } from "../lib/address.ts";
 import { main, optional, serverFlags, stopSignal } from "../lib/cli.ts";
 import { type FramedConn, printable, trace } from "../lib/framing.ts";
-import { isSecret, serve } from "../lib/server.ts";
+import { isBelow, isSecret, serve } from "../lib/server.ts";
 
 const PORT = 8021;
 const MAX_LINE = 8192; // octets of a command
@@ -155,7 +155,7 @@ function absolute({ folder }: Session, path: string): string {
 function locate(s: Session, path: string): { real: string; info: Deno.FileInfo } {
   const { root } = s.site;
   const real = Deno.realPathSync(root + absolute(s, path));
-  if (real !== root && !real.startsWith(root === "/" ? root : `${root}/`)) throw missing();
+  if (!isBelow(root, real)) throw missing();
   const info = Deno.statSync(real);
   if (!info.isFile && !info.isDirectory) throw missing(); // a pipe would wait for ever
   return { real, info };

@@ -39,7 +39,7 @@ import {
   UsageError,
 } from "../lib/address.ts";
 import { clientFlags, main, optional, stopSignal, Terminal } from "../lib/cli.ts";
-import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
+import { FramedConn, LimitError, printable, printableText, writeAll } from "../lib/framing.ts";
 
 const PORT = 70; // where a URL has none
 const MAX_TEXT = 16 * 1024 * 1024; // octets, as are the next two
@@ -154,9 +154,9 @@ export async function* ask(
 /** Writes it all to a file or to stdout; returns the size in octets. */
 async function write(to: { write(data: Uint8Array): Promise<number> }, pieces: Pieces) {
   let size = 0;
-  for await (let rest of pieces) {
-    size += rest.length;
-    while (rest.length > 0) rest = rest.subarray(await to.write(rest));
+  for await (const piece of pieces) {
+    size += piece.length;
+    await writeAll(to, piece);
   }
   return size;
 }

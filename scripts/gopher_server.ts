@@ -35,7 +35,7 @@ import { extname, join, resolve } from "@std/path";
 import { formatAddress, listen } from "../lib/address.ts";
 import { main, serverFlags, stopSignal } from "../lib/cli.ts";
 import { type FramedConn, printable } from "../lib/framing.ts";
-import { serve } from "../lib/server.ts";
+import { isBelow, serve } from "../lib/server.ts";
 
 const PORT = 8070; // Gopher's own is 70
 const MAX_SELECTOR = 4096; // octets; RFC 1436 has 255
@@ -71,9 +71,8 @@ async function locate(root: string, names: string[]): Promise<Found> {
   try {
     const path = await Deno.realPath(join(root, ...names));
     const { isFile, isDirectory } = await Deno.stat(path);
-    const isInside = join(path, "/").startsWith(join(root, "/"));
     // What is neither is not even opened: on a named pipe that would wait for ever.
-    if (isInside && (isFile || isDirectory)) return { names, path, isDirectory };
+    if (isBelow(root, path) && (isFile || isDirectory)) return { names, path, isDirectory };
   } catch {
     // It is not there, the name is too long, links go round in circles, or it may not be seen.
   }

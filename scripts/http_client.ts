@@ -23,7 +23,7 @@
 import { deadline } from "@std/async/deadline";
 import { connect, named, readPem, UsageError } from "../lib/address.ts";
 import { clientFlags, main, optional, progressBar, stopSignal, toggle } from "../lib/cli.ts";
-import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
+import { FramedConn, LimitError, printable, printableText, writeAll } from "../lib/framing.ts";
 
 const MAX_HEAD = 65536; // characters
 const MAX_INTERIM = 100; // responses before the final one
@@ -240,7 +240,7 @@ async function receive({ url, headers, body }: Found, path?: string): Promise<vo
         const text = decoder.decode(data, { stream: true }).replaceAll("\r", "");
         data = new TextEncoder().encode(printableText(text));
       }
-      while (data.length > 0) data = data.subarray(await out.write(data));
+      await writeAll(out, data);
       draw(size);
     }
     if (path) await Deno.rename(part, path);

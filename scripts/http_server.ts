@@ -39,7 +39,7 @@ import { extname, join } from "@std/path";
 import { named, reason, UsageError } from "../lib/address.ts";
 import { flag, httpFlags, main, number, optional, stopSignal } from "../lib/cli.ts";
 import { printable } from "../lib/framing.ts";
-import { bodyOf, type HttpHandler, isSecret, serveHttp } from "../lib/server.ts";
+import { bodyOf, type HttpHandler, isBelow, isSecret, serveHttp } from "../lib/server.ts";
 
 const PORT = 8080;
 const MAX_POST = 1024 * 1024; // octets of a form or of JSON
@@ -78,7 +78,7 @@ function locate(root: string, segments: string[]): Located | undefined {
   if (segments.some((name) => /^\.\.?$|[/\\\0]/.test(name))) return undefined;
   try {
     const path = Deno.realPathSync(`${root}/${segments.join("/")}`);
-    if (path !== root && !path.startsWith(root === "/" ? root : `${root}/`)) return undefined;
+    if (!isBelow(root, path)) return undefined;
     const info = Deno.statSync(path);
     return info.isFile || info.isDirectory ? { path, info } : undefined; // a pipe would wait for ever
   } catch {

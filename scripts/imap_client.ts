@@ -40,6 +40,7 @@ import {
   clientFlags,
   type Commands,
   flag,
+  formatTime,
   listCommands,
   main,
   number,
@@ -465,11 +466,10 @@ async function summarise(imap: Imap, uids: string, first = 0): Promise<void> {
     if (uid < first) continue;
     const email = await readHeader(message.get("BODY[]"));
     const flags = listOf(message.get("FLAGS")).join(" ").toLowerCase();
-    const date = new Date(email.date ?? "");
     const columns = [
       `${uid}`.padStart(6),
       FLAGS.map((flag, i) => flags.includes(flag) ? "DFRST"[i] : "-").join(""),
-      (isNaN(Number(date)) ? "" : date.toLocaleString("sv").slice(0, 16)).padEnd(16), // ISO 8601
+      formatTime(email.date),
       format(Number(message.get("RFC822.SIZE")) || 0).padStart(9),
       (email.from?.name || email.from?.address || "").padEnd(24),
       email.subject,

@@ -28,17 +28,23 @@
  */
 import { delay } from "@std/async/delay";
 import {
+  at,
   connect,
   connectDatagrams,
   formatAddress,
   listen,
   listenDatagrams,
-  named,
   reason,
   UsageError,
 } from "../lib/address.ts";
 import { clientFlags, flag, main, number, serverFlags, toggle } from "../lib/cli.ts";
-import { FramedConn, type FramedConnOptions, printableText, trace } from "../lib/framing.ts";
+import {
+  FramedConn,
+  type FramedConnOptions,
+  printableText,
+  trace,
+  writeAll,
+} from "../lib/framing.ts";
 
 const CHUNK = 262144; // octets: larger ones sent a file no faster; a pipe holds fewer anyway
 const MAX_DATAGRAM = 65507; // octets: what IPv4 and UDP leave of 65,535
@@ -151,15 +157,9 @@ export function printer(output: Output): Print {
     return new TextEncoder().encode(printableText(text.replaceAll("\r", "")));
   }
   return async (octets) => {
-    let rest = terminal ? safe(octets) : octets ?? new Uint8Array();
-    while (rest.length > 0) rest = rest.subarray(await output.write(rest).catch(at("stdout")));
-  };
-}
-
-/** For `catch`: says where it failed. */
-function at(where: string): (error: unknown) => never {
-  return (error) => {
-    throw named(where, error);
+    await writeAll(output, terminal ? safe(octets) : octets ?? new Uint8Array()).catch(
+      at("stdout"),
+    );
   };
 }
 

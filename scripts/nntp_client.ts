@@ -34,6 +34,7 @@ import {
   clientFlags,
   type Commands,
   flag,
+  formatTime,
   listCommands,
   main,
   number,
@@ -304,10 +305,9 @@ async function listArticles(news: News, group: string, last: number): Promise<vo
   const first = Math.max(low, high - last + 1);
   const articles = high < low ? [] : await news.overview(first, high);
   for (const [{ number, date, from, subject }, depth] of thread(articles)) {
-    const time = new Date(date);
     const columns = [
       `${number}`.padStart(6),
-      (isNaN(Number(time)) ? "" : time.toLocaleString("sv").slice(0, 16)).padEnd(16), // ISO 8601
+      formatTime(date),
       from.padEnd(24),
       "  ".repeat(Math.min(depth, MAX_INDENT)) + subject,
     ];

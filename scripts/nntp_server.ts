@@ -38,7 +38,7 @@
 import { Buffer } from "node:buffer";
 import { listen, named, reason, UsageError } from "../lib/address.ts";
 import { main, serverFlags, stopSignal } from "../lib/cli.ts";
-import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
+import { type FramedConn, LimitError, printable, writeAll } from "../lib/framing.ts";
 import { serve } from "../lib/server.ts";
 
 const PORT = 8119; // NNTP's own is 119
@@ -379,7 +379,7 @@ export class Spool {
     await writeFile(`${this.path}/articles`, file, Buffer.from(text, "latin1"));
     await this.index.truncate(this.#size); // an attempt that failed may have left half a line
     await this.index.seek(this.#size, Deno.SeekMode.Start);
-    await writeAll(this.index, line);
+    await writeSynced(this.index, line);
     this.#size += line.length;
     this.#files++;
     this.#add({ file, arrived, overview });
@@ -396,15 +396,15 @@ async function writeFile(folder: string, name: string, data: Uint8Array): Promis
   const temporary = `${folder}/new`;
   {
     using file = await Deno.open(temporary, { write: true, create: true, truncate: true });
-    await writeAll(file, data);
+    await writeSynced(file, data);
   }
   await Deno.rename(temporary, `${folder}/${name}`);
   using names = await Deno.open(folder);
   await names.sync();
 }
 
-async function writeAll(file: Deno.FsFile, data: Uint8Array): Promise<void> {
-  for (let rest = data; rest.length > 0;) rest = rest.subarray(await file.write(rest));
+async function writeSynced(file: Deno.FsFile, data: Uint8Array): Promise<void> {
+  await writeAll(file, data);
   await file.sync();
 }
 

@@ -29,7 +29,16 @@ import { hash } from "node:crypto";
 import { format } from "@std/fmt/bytes";
 import PostalMime from "postal-mime";
 import { connect, isPrivate, named, reason, UsageError } from "../lib/address.ts";
-import { askPassword, clientFlags, flag, main, number, oneOf, writeStdout } from "../lib/cli.ts";
+import {
+  askPassword,
+  clientFlags,
+  flag,
+  formatTime,
+  main,
+  number,
+  oneOf,
+  writeStdout,
+} from "../lib/cli.ts";
 import { FramedConn, LimitError, printable, printableText } from "../lib/framing.ts";
 
 const PORT = 8110; // POP3's own is 110
@@ -177,9 +186,8 @@ async function describe(header: Uint8Array | Error): Promise<string> {
   try {
     if (header instanceof Error) throw header;
     const email = await PostalMime.parse(header);
-    const date = new Date(email.date ?? "");
     return [
-      (isNaN(Number(date)) ? "" : date.toLocaleString("sv").slice(0, 16)).padEnd(16), // ISO 8601
+      formatTime(email.date),
       (email.from?.name || email.from?.address || "").padEnd(24),
       email.subject ?? "",
     ].join("  ");

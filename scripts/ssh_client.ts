@@ -54,6 +54,7 @@ import {
 } from "ssh2";
 import { basename } from "@std/path";
 import {
+  at,
   connect,
   type Endpoint,
   formatEndpoint,
@@ -74,7 +75,7 @@ import {
   Terminal,
   toggle,
 } from "../lib/cli.ts";
-import { printable } from "../lib/framing.ts";
+import { printable, writeAll } from "../lib/framing.ts";
 
 const NAME = "ssh_client";
 const PORT = 8022;
@@ -285,10 +286,6 @@ export async function openSsh(
   }
 }
 
-async function writeAll(to: { write(data: Uint8Array): Promise<number> }, data: Uint8Array) {
-  for (let rest = data; rest.length > 0;) rest = rest.subarray(await to.write(rest));
-}
-
 /** Makes stdin, stdout and stderr those of the channel. Returns the exit status. */
 async function attach({ lost }: Ssh, channel: Channel): Promise<number> {
   const closed = new Promise<[code?: number | null, signal?: string]>((resolve) => {
@@ -341,13 +338,6 @@ export async function shell(ssh: Ssh, term: string): Promise<number> {
     Deno.stdin.setRaw(false);
     Deno.removeSignalListener("SIGWINCH", resize);
   }
-}
-
-/** For `catch`: says where it failed. */
-function at(where: string): (error: unknown) => never {
-  return (error) => {
-    throw named(where, error);
-  };
 }
 
 async function openSftp(ssh: Ssh): Promise<SFTPWrapper & Disposable> {

@@ -52,7 +52,7 @@ import { join } from "@std/path";
 import { listen, UsageError } from "../lib/address.ts";
 import { flag, main, optional, serverFlags, stopSignal, toggle } from "../lib/cli.ts";
 import { type FramedConn, LimitError, printable } from "../lib/framing.ts";
-import { serve } from "../lib/server.ts";
+import { isBelow, serve } from "../lib/server.ts";
 
 const PORT = 8022;
 const PROMPT = "> ";
@@ -375,7 +375,7 @@ function absolute(path: string): string {
 /** What it stands for below `root`. No name, and no symbolic link, leads out of that. */
 async function realPath(root: string, path: string): Promise<string> {
   const real = await Deno.realPath(join(root, absolute(path)));
-  if (real === root || real.startsWith(join(root, "/"))) return real;
+  if (isBelow(root, real)) return real;
   throw new Refusal(STATUS_CODE.NO_SUCH_FILE);
 }
 
@@ -675,7 +675,7 @@ if (import.meta.main) {
     const root = path && await Deno.realPath(path);
     if (root && !(await Deno.stat(root)).isDirectory) throw new Error(`${path}: not a directory`);
     const { key: hostKey, fingerprint } = await openHostKey(flags.hostKey);
-    if (root && `${await Deno.realPath(flags.hostKey)}`.startsWith(join(root, "/"))) {
+    if (root && isBelow(root, await Deno.realPath(flags.hostKey))) {
       throw new UsageError(`${flags.hostKey} is in ROOT, where everybody could read it`);
     }
     const log = (line: string) => console.error(`${name}: ${printable(line)}`);

@@ -30,7 +30,7 @@
  *
  * @module
  */
-import { connect, named, reason, UsageError } from "../lib/address.ts";
+import { at, connect, reason, UsageError } from "../lib/address.ts";
 import { clientFlags, main, stopSignal, writeStdout } from "../lib/cli.ts";
 import { FramedConn, printable } from "../lib/framing.ts";
 
@@ -338,13 +338,6 @@ export async function interact(telnet: Telnet, timeout: number): Promise<"client
   } finally {
     if (raw) Deno.stdin.setRaw(false);
   }
-}
-
-/** For `catch`: says where it failed. */
-function at(where: string): (error: unknown) => never {
-  return (error) => {
-    throw named(where, error);
-  };
 }
 
 /** What the environment calls this terminal, if we may look. */

@@ -289,3 +289,9 @@ Deno.test({
     assertMatch(none, /^█{20} 0 B of 0 B /);
   },
 });
+
+Deno.test("a time is a column of sixteen characters, blank if it is none", () => {
+  const here = new Date(2026, 10, 28, 7, 4);
+  assertEquals(cli.formatTime(here.toUTCString()), "2026-11-28 07:04");
+  for (const text of [undefined, "", "soon"]) assertEquals(cli.formatTime(text), " ".repeat(16));
+});

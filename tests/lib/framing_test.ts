@@ -14,6 +14,7 @@ import {
   printable,
   printableText,
   trace,
+  writeAll,
 } from "../../lib/framing.ts";
 import { mayConnect, mayRun, pair, temporaryFolder } from "../helpers.ts";
 import { Said } from "./said.ts";
@@ -648,4 +649,14 @@ Deno.test("what is buffered is what nobody has read", async () => {
 
 Deno.test("in lines that are printed tabs and line ends work, and nothing else does", () => {
   assertEquals(printableText("a\tb\r\nc\n\x1b[2J\rd\u202e"), "a\tb\nc\n\\x1b[2J\\rd\\u202e");
+});
+
+Deno.test("writeAll writes it all, however little is taken at a time", async () => {
+  const { wire } = receiving();
+  const text = "0123456789".repeat(350); // the wire takes 1000 octets at a time
+  await writeAll(wire, octets(text));
+  assertEquals(wire.written, text);
+  const full = { write: () => Promise.reject(new Error("no space left")) };
+  await assertRejects(() => writeAll(full, octets("x")), Error, "no space left");
+  await writeAll(full, octets("")); // nothing is nothing
 });

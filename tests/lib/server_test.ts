@@ -14,7 +14,13 @@ import {
   parseAccessList,
 } from "../../lib/address.ts";
 import { askDatagram, FramedConn } from "../../lib/framing.ts";
-import { type Answer, serve, serveDatagrams, type ServeOptions } from "../../lib/server.ts";
+import {
+  type Answer,
+  isBelow,
+  serve,
+  serveDatagrams,
+  type ServeOptions,
+} from "../../lib/server.ts";
 import { mayConnect, mayRun, temporaryFolder } from "../helpers.ts";
 import { Said } from "./said.ts";
 
@@ -398,4 +404,18 @@ Deno.test({
     }
     assertEquals([...Deno.readDirSync(folder.path)], []);
   },
+});
+
+Deno.test("what is below a folder is not what only begins with its name", () => {
+  for (
+    const [root, path, below] of [
+      ["/a/b", "/a/b", true],
+      ["/a/b", "/a/b/c", true],
+      ["/a/b", "/a/bc", false],
+      ["/a/b", "/a", false],
+      ["/a/b", "/", false],
+      ["/", "/", true],
+      ["/", "/etc", true],
+    ] as const
+  ) assertEquals(isBelow(root, path), below, `${root} ${path}`);
 });
