@@ -42,16 +42,8 @@ import { constants } from "node:os";
 import { posix } from "node:path";
 import * as process from "node:process";
 import { Duplex, type Readable } from "node:stream";
-import {
-  type Attempt,
-  type Attributes,
-  type Channel,
-  Client,
-  type Done,
-  type Key,
-  type SFTPWrapper,
-  utils,
-} from "ssh2";
+// The types only: it is loaded where it is needed, as that takes as long as all the rest.
+import type { Attempt, Attributes, Channel, Client, Done, Key, SFTPWrapper } from "ssh2";
 import { basename } from "@std/path";
 import {
   at,
@@ -203,6 +195,7 @@ export async function openSsh(
   debug?: (line: string) => void,
 ): Promise<Ssh> {
   const { timeout = 10_000 } = endpoint;
+  const { Client } = await import("ssh2");
   const sock = Duplex.fromWeb(await connect(endpoint) as never); // Node's types have streams of their own
   const client = new Client();
   const { promise: lost, reject: lose } = Promise.withResolvers<never>();
@@ -458,6 +451,7 @@ function environment(name: string): string | undefined {
 /** Reads a private key, and asks for its passphrase if it has one. Throws an Error that names it. */
 async function readIdentity(path: string): Promise<Key> {
   const text = await Deno.readTextFile(path);
+  const { utils } = await import("ssh2");
   let key = utils.parseKey(text);
   if (key instanceof Error && /no passphrase given/.test(key.message)) {
     key = utils.parseKey(text, await askPassword("SSH_PASSPHRASE", `passphrase of ${path}: `));

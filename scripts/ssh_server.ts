@@ -36,17 +36,16 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
 import { Duplex, type Writable } from "node:stream";
-import {
-  type Attributes,
-  type AuthContext,
-  type Channel,
-  type Connection,
-  type Emitter,
-  type Key,
-  type Pty,
-  Server,
-  type SFTPServer,
-  utils,
+// The types only: it is loaded where it is needed, as that takes as long as all the rest.
+import type {
+  Attributes,
+  AuthContext,
+  Channel,
+  Connection,
+  Emitter,
+  Key,
+  Pty,
+  SFTPServer,
 } from "ssh2";
 import { join } from "@std/path";
 import { listen, UsageError } from "../lib/address.ts";
@@ -80,7 +79,9 @@ const ALGORITHMS = {
   ],
   compress: ["none"], // the others do not work in Deno 2.9
 };
-const { OPEN_MODE, STATUS_CODE } = utils.sftp;
+/** Status codes (filexfer-02, 7), and the flag of OPEN for reading (6.3). */
+const STATUS_CODE = { OK: 0, EOF: 1, NO_SUCH_FILE: 2, PERMISSION_DENIED: 3, FAILURE: 4 };
+const READ = 0x01;
 /** Requests of SFTP that would change something, or tell where a link leads. */
 const REFUSED = "WRITE SETSTAT FSETSTAT REMOVE MKDIR RMDIR RENAME SYMLINK READLINK".split(" ");
 
@@ -197,7 +198,8 @@ export function fingerprint(key: Uint8Array): string {
 }
 
 /** Makes a private key, in the format of OpenSSH. */
-export function makeKey(): string {
+export async function makeKey(): Promise<string> {
+  const { utils } = await import("ssh2");
   for (;;) {
     const { private: key } = utils.generateKeyPairSync("ed25519");
     // ssh2 1.17 takes a zero at the front for none of the key's: one in 256 it cannot read itself.
@@ -212,12 +214,13 @@ export function makeKey(): string {
 export async function openHostKey(path: string): Promise<{ key: string; fingerprint: string }> {
   const key = await Deno.readTextFile(path).catch(async (error) => {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    const made = makeKey();
+    const made = await makeKey();
     const temporary = `${path}.${crypto.randomUUID()}`;
     await Deno.writeTextFile(temporary, made, { createNew: true, mode: 0o600 });
     await Deno.rename(temporary, path);
     return made;
   });
+  const { utils } = await import("ssh2");
   const parsed = utils.parseKey(key);
   if (parsed instanceof Error || !parsed.isPrivateKey()) {
     throw new Error(`${path}: not a private key without a passphrase`);
@@ -232,6 +235,7 @@ export async function openHostKey(path: string): Promise<{ key: string; fingerpr
  * them would allow more than they do.
  */
 export async function readKeys(path: string): Promise<Key[]> {
+  const { utils } = await import("ssh2");
   const lines = (await Deno.readTextFile(path)).split("\n").map((line) => line.trim());
   return lines.flatMap((line, index) => {
     if (!line || line.startsWith("#")) return [];
@@ -462,7 +466,7 @@ function serveFiles(sftp: SFTPServer, root: string, link: Link, ended: () => voi
       sftp.attrs(id, attributes(await Deno.lstat(join(folder, posix.basename(name)))));
     },
     async OPEN(id, path, flags) {
-      if (flags !== OPEN_MODE.READ) throw new Refusal(STATUS_CODE.PERMISSION_DENIED);
+      if (flags !== READ) throw new Refusal(STATUS_CODE.PERMISSION_DENIED);
       const file = await Deno.open(await toOpen(path, "isFile"));
       if (over) file.close();
       else sftp.handle(id, add(files, file));
@@ -594,6 +598,7 @@ export type Service = {
 /** Serves a connection to its end. */
 export async function converse(conn: FramedConn, service: Service): Promise<void> {
   const { hostKey, authorizedKeys, log, debug } = service;
+  const { Server } = await import("ssh2");
   const keys = await readKeys(authorizedKeys);
   const stream = streamOf(conn).setMaxListeners(3 * MAX_SESSIONS);
   const { promise: over, resolve, reject } = Promise.withResolvers<void>();

@@ -36,8 +36,8 @@ const WRITE = ["--allow-write"];
 const text = (key: Buffer | string) => Buffer.from(key).toString();
 
 /** A private key and its public one, as in their files. */
-function newKey(): { private: string; public: string } {
-  const key = makeKey();
+async function newKey(): Promise<{ private: string; public: string }> {
+  const key = await makeKey();
   return { private: key, public: `ssh-ed25519 ${parsed(key).getPublicSSH().toString("base64")}` };
 }
 
@@ -56,7 +56,7 @@ async function keyFolder() {
   const folder = await temporaryFolder();
   const { path } = folder;
   for (const name of ["id", "other", "host"]) {
-    const { private: key, public: line } = newKey();
+    const { private: key, public: line } = await newKey();
     await Deno.writeTextFile(`${path}/${name}`, key, { mode: 0o600 });
     await Deno.writeTextFile(`${path}/${name}.pub`, `${line}\n`);
   }
@@ -134,8 +134,10 @@ async function assertServes(server: { open: () => Promise<Ssh> }): Promise<void>
   await end(ssh);
 }
 
-Deno.test("ssh_client: the known hosts of a file, by every form of an entry", () => {
-  const [a, b, c] = Array.from({ length: 3 }, () => newKey().public);
+Deno.test("ssh_client: the known hosts of a file, by every form of an entry", async () => {
+  const [a, b, c] = await Promise.all(
+    Array.from({ length: 3 }, async () => (await newKey()).public),
+  );
   const hosts = (host: string, ...lines: string[]) => new KnownHosts(host, lines.join("\n"));
   const known = (host: string, line: string) => hosts(host, line).check(octetsOf(a));
   for (
@@ -181,12 +183,12 @@ Deno.test("ssh_client: the known hosts of a file, by every form of an entry", ()
   assert(!hosts("h", `@revoked h ${b}`).check(octetsOf(a)));
 });
 
-Deno.test("ssh_client: asks first for host keys of the types that it knows", () => {
+Deno.test("ssh_client: asks first for host keys of the types that it knows", async () => {
   const rsa = `ssh-rsa ${btoa("\0\0\0\x07ssh-rsa")}`;
   const algorithms = (...lines: string[]) => new KnownHosts("h", lines.join("\n")).algorithms;
   assertEquals(algorithms()[0], "ssh-ed25519");
   assertEquals(algorithms(`h ${rsa}`).slice(0, 3), ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]);
-  assertEquals(algorithms(`h ${rsa}`, `h ${newKey().public}`)[0], "ssh-ed25519");
+  assertEquals(algorithms(`h ${rsa}`, `h ${(await newKey()).public}`)[0], "ssh-ed25519");
   assertEquals(new Set(algorithms(`h ${rsa}`)), new Set(algorithms()));
 });
 
@@ -201,7 +203,7 @@ Deno.test({
     assertMatch(first.fingerprint, /^SHA256:[\w+/]{43}$/);
     assertEquals(((await Deno.stat(path)).mode ?? 0) & 0o777, 0o600);
     assertEquals(Array.from(Deno.readDirSync(folder.path), ({ name }) => name), ["key"]);
-    await Deno.writeTextFile(path, newKey().public);
+    await Deno.writeTextFile(path, (await newKey()).public);
     await assertRejects(() => openHostKey(path), Error, `${path}: not a private key`);
   },
 });
@@ -212,7 +214,7 @@ Deno.test({
   async fn() {
     await using folder = await temporaryFolder();
     const path = `${folder.path}/keys`;
-    const [a, b] = [newKey().public, newKey().public];
+    const [a, b] = [(await newKey()).public, (await newKey()).public];
     await Deno.writeTextFile(path, `# mine\n\n${a} ann@home\r\n  ${b}`);
     assertEquals((await readKeys(path)).map((key) => text(key.getPublicSSH().toString("base64"))), [
       a.split(" ")[1],
@@ -339,7 +341,7 @@ Deno.test({
       const { stdout } = await client.ended();
       assert(/hi\r\nexit 0\r\n/.test(stdout) && !stdout.includes("Type yes"), stdout);
     }
-    await Deno.writeTextFile(known, entry.replace(base64, newKey().public.split(" ")[1]));
+    await Deno.writeTextFile(known, entry.replace(base64, (await newKey()).public.split(" ")[1]));
     {
       await using client = onTerminal(args);
       const { stdout } = await client.ended();
